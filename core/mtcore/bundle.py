@@ -1,0 +1,74 @@
+"""The bundle: the folder a method leaves. Weights or a reference to a base, a tokenizer, and `mtcore.json`, which knows all the files."""
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from mtcore import __version__
+from mtcore.errors import ModelError
+from mtcore.types import Frozen, TaskSpec
+
+MANIFEST = "mtcore.json"
+
+
+class BundledTask(Frozen):
+    """A task as it is served: pure data, unless its prompt is written by code."""
+
+    spec: TaskSpec
+    code: str = ""
+    """Plugin and version whose code renders the prompt; empty where the spec does."""
+
+
+class BundleManifest(Frozen):
+    """What a bundle is."""
+
+    format: Literal[1] = 1
+    mtcore: str = __version__
+    method: str
+    options: dict[str, Any]
+    """The method's options, as its Config takes them."""
+    tasks: dict[str, BundledTask]
+    base: str
+    base_digest: str
+    settings: dict[str, Any] = {}
+    """What the method must know to load it, beside its options."""
+    files: dict[str, str] = {}
+    """SHA-256 of every other file."""
+
+
+def write_bundle(folder: Path, manifest: BundleManifest, fill: Callable[[Path], None]) -> Path:
+    """Let `fill` write the files into a folder beside `folder`, hash them, write the manifest last, and put the whole in place at once."""
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    fill(temporary)
+    files = {str(p.relative_to(temporary)): _sha256(p) for p in sorted(temporary.rglob("*")) if p.is_file()}
+    (temporary / MANIFEST).write_text(manifest.model_copy(update={"files": files}).model_dump_json(indent=2), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+    return folder
+
+
+def read_bundle(folder: Path, *, verify: bool = True) -> BundleManifest:
+    """Read a bundle's manifest and compare its files with it. Raises ModelError where it is no bundle, or not the one that was written."""
+    try:
+        manifest = BundleManifest.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        bundles = sorted(str(p.parent) for p in folder.glob(f"**/{MANIFEST}"))[:5] if folder.is_dir() else []
+        raise ModelError(f"{folder} is no bundle: it has no {MANIFEST}. Bundles below it: {', '.join(bundles) or 'none'}.") from None
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise ModelError(f"{folder / MANIFEST} is damaged or from another version of mtcore ({str(error).splitlines()[0]})") from None
+    if verify:
+        wrong = [name for name, digest in manifest.files.items() if not (folder / name).is_file() or _sha256(folder / name) != digest]
+        if wrong:
+            raise ModelError(f"{folder}: {', '.join(wrong)} missing or changed since the bundle was written; it is not loaded")
+    return manifest
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

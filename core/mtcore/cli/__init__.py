@@ -1,0 +1,85 @@
+"""The command line: every command is imported when it is called, and not before."""
+
+import os
+import sys
+from importlib.metadata import EntryPoint
+
+import click
+
+from mtcore import __version__
+
+COMMANDS = {
+    "base": ("mtcore.cli.base:base", "Build a small base model from a corpus."),
+    "plan": ("mtcore.cli.plan:plan", "Show what a run would train on, without training."),
+    "plugins": ("mtcore.cli.catalogue:plugins", "List installed plugins and what they provide."),
+    "predict": ("mtcore.cli.predict:predict", "Answer JSON lines with a bundle."),
+    "report": ("mtcore.cli.report:report", "Print the report of a finished run."),
+    "tasks": ("mtcore.cli.catalogue:tasks", "List the tasks of installed plugins."),
+    "train": ("mtcore.cli.train:train", "Run everything: references, stages, verdicts, bundles, report."),
+}
+
+
+class LazyCommands(click.Group):
+    """Commands by name: the box's own, and those of the entry-point group `mtcore.commands`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*COMMANDS, *_plugin_commands()})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in COMMANDS:
+            return _load(EntryPoint(cmd_name, COMMANDS[cmd_name][0], "mtcore.commands"))
+        plugin = _plugin_commands().get(cmd_name)
+        return _load(plugin[0]) if plugin else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, text) for name, (_, text) in COMMANDS.items()]
+        rows += [(name, f"From {owner}.") for name, (_, owner) in _plugin_commands().items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(rows))
+
+
+@click.group(cls=LazyCommands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mtcore")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """One model for many text tasks: tasks are plugins, filtered into groups, measured alone, trained in stages, judged."""
+
+
+def main() -> None:
+    """Run the command line; mtcore's own errors are printed without a traceback and exit with 2."""
+    is_debug = "--debug" in sys.argv
+    try:
+        # one handler for every command: ours are told in a sentence, others are bugs and keep their traceback
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.Abort:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:
+        from mtcore.errors import MtcoreError
+
+        if is_debug or not isinstance(error, MtcoreError):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _plugin_commands() -> dict[str, tuple[EntryPoint, str]]:
+    from importlib.metadata import entry_points
+
+    found = entry_points(group="mtcore.commands")
+    return {e.name: (e, e.dist.name if e.dist else "a plugin") for e in found if e.name not in COMMANDS}
+
+
+def _load(entry_point: EntryPoint) -> click.Command:
+    command = entry_point.load()
+    if not isinstance(command, click.Command):
+        raise click.ClickException(f"{entry_point.value} is no click command")
+    return command

@@ -1,0 +1,63 @@
+"""`mtcore plan`: what a run would train on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mtcore.cli.common import json_option, load_registry, print_json, print_table, read_run, run_options
+from mtcore.errors import ConfigError
+from mtcore.planning import plan_run, write_order
+from mtcore.preparation import Preparer
+
+
+@click.command()
+@run_options
+@click.option("--order", type=click.Path(path_type=Path), metavar="FILE.parquet", help="Write the order of all draws: stage, position, task, row, pass.")
+@json_option
+def plan(run: Path | None, settings: Sequence[str], chosen: Sequence[str], order: Path | None, as_json: bool) -> None:
+    """Show groups, stages and draws of RUN.toml, without training and without loading torch.
+
+    With several variants, JSON output is one plan a variant, by name.
+    """
+    file = read_run(run, settings, chosen)
+    registry = load_registry(next(iter(file.variants.values())))
+    preparer = Preparer(registry, lambda event: None)
+    plans = {name: plan_run(config, registry, preparer) for name, config in file.variants.items()}
+    if order is not None:
+        if len(plans) > 1:
+            raise ConfigError(f"--order writes one variant: choose it with --variant ({', '.join(plans)})")
+        rows = write_order(next(iter(plans.values())), order)
+        click.echo(f"{rows:,} draws written to {order}", err=True)
+    if as_json:
+        tables = {name: p.as_json() for name, p in plans.items()}
+        print_json(tables if len(tables) > 1 else next(iter(tables.values())))
+        return
+    for name, p in plans.items():
+        _show(name, p.as_json())
+
+
+def _show(variant: str, table: dict[str, Any]) -> None:
+    for group in table["groups"]:
+        click.echo(f"{variant + ': ' if variant else ''}group {group['name']} — {group['reason']}")
+        for stage in group["stages"]:
+            lines = [["task", "share", "draws", "passes", "never seen", "token share (estimated)"]]
+            if isinstance(stage["tasks"], dict):
+                lines += [
+                    [name, *(_cell(t[key], form) for key, form in FORMS.items())] for name, t in stage["tasks"].items()
+                ]
+            else:
+                lines.append(["known after references"] + ["unknown"] * len(FORMS))
+            print_table(lines, title=f"stage {stage['name']}, {_cell(stage['steps'], ',')} steps")
+        if not group["stages"]:
+            click.echo(f"  nothing to train: {', '.join(group['tasks'])}")
+    for warning in table["warnings"]:
+        click.echo(f"warning: {warning}", err=True)
+
+
+FORMS = {"share": ".4f", "draws": ",", "passes": ".2f", "unseen": ".1%", "token_share": ".1%"}
+
+
+def _cell(value: Any, form: str) -> str:
+    return value if isinstance(value, str) else format(value, form)

@@ -1,0 +1,165 @@
+"""The run file: strict and short. It names components; what their options mean is theirs to say."""
+
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError
+
+from mtcore.errors import ConfigError
+from mtcore.types import FilterUse, Frozen, MethodUse, ObserverUse, SchedulerUse
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class RowLimits(Frozen):
+    """Which rows are used, and what is tolerated in them."""
+
+    fraction: float = Field(default=1.0, gt=0, le=1)
+    """Share of every task's train rows, chosen once by the task's name."""
+    validation: int | None = Field(default=None, gt=0)
+    """At most so many validation (and test) rows a task."""
+    bad: float = Field(default=0.01, ge=0, lt=1)
+    """Share of malformed rows above which a task stops the run."""
+    allow_leaks: tuple[str, ...] = ()
+    """Tasks (or patterns) whose validation rows may also be train rows."""
+
+
+class PluginRules(Frozen):
+    """Which plugins may be loaded, by plugin or distribution name."""
+
+    allow: tuple[str, ...] | None = None
+    deny: tuple[str, ...] = ()
+
+
+class RunConfig(Frozen):
+    """One run, fully stated."""
+
+    model: str = "tiny"
+    """A Hub id, a local folder, or a base that `mtcore base` built."""
+    tasks: tuple[str, ...] = ("*",)
+    """Task names or patterns: `clue/tnews`, `clue/*`."""
+    data: str | None = None
+    """Folder with local rows; MTCORE_DATA where absent."""
+    out: str = "runs"
+    """Where run folders, references and bases are kept."""
+    filter: FilterUse = FilterUse(use="output-kind")
+    method: MethodUse = MethodUse(use="text2text")
+    scheduler: SchedulerUse = SchedulerUse(use="two-stage")
+    reference: SchedulerUse = SchedulerUse(use="single-task")
+    """How long, and at what rate, each task is trained alone."""
+    observers: tuple[ObserverUse, ...] = (ObserverUse(use="progress"), ObserverUse(use="events"))
+    seeds: tuple[int, ...] = Field(default=(1,), min_length=1)
+    max_steps: int | None = Field(default=None, gt=0)
+    """Cap on optimizer steps over all stages of a group; references are exempt."""
+    keep_reference_weights: bool = False
+    """Keep single-task bundles, which a deployment needs for tasks that do not qualify."""
+    resource: dict[str, Literal["high", "low"]] = {}
+    """Assume tasks to be high- or low-resource instead of measuring it."""
+    rows: RowLimits = RowLimits()
+    plugins: PluginRules = PluginRules()
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """A run file as read: its name, and one configuration a variant (one variant without a name where there are none)."""
+
+    name: str
+    variants: Mapping[str, RunConfig]
+
+
+def load_run(path: Path | None, *, settings: Sequence[str] = (), data: str | None = None) -> RunFile:
+    """Read a run file, apply `key.path=value` settings to it and to every variant, and check each resulting configuration.
+
+    `data` is used where the file names none. Raises ConfigError with the nearest known key for unknown ones.
+    """
+    table: dict[str, Any] = {}
+    if path is not None:
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            near = ", ".join(sorted(str(p) for p in path.parent.glob("*.toml"))) or "none"
+            raise ConfigError(f"{path}: no such run file. TOML files beside it: {near}.") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not TOML: {error}") from None
+    where = str(path or "the command line")
+    variants = table.pop("variants", {})
+    if not isinstance(variants, dict) or not all(isinstance(v, dict) for v in variants.values()):
+        raise ConfigError(f"{where}: [variants.NAME] must be tables that override keys")
+    for name in variants:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+            raise ConfigError(f"{where}: variant {name!r} names a folder: use letters, digits, '-', '_' and '.'")
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        changes = merge(changes, _parse_setting(setting))
+    configs: dict[str, RunConfig] = {}
+    table = merge(RunConfig().model_dump(mode="json"), table)
+    for name, override in (variants or {"": {}}).items():
+        merged = merge(merge(table, override), changes)
+        if merged["data"] is None:
+            merged["data"] = data
+        elif path is not None and "data" not in changes:
+            merged["data"] = str(path.parent / str(merged["data"]))
+        configs[name] = validate(RunConfig, merged, f"{where}{f' [variants.{name}]' if name else ''}")
+    return RunFile(name=path.stem if path else "run", variants=configs)
+
+
+def merge(table: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """Override keys table by table; a table that names another component (`use`) replaces the old one whole."""
+    merged = dict(table)
+    for key, value in override.items():
+        old = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping) and value.get("use", old.get("use")) == old.get("use"):
+            merged[key] = merge(old, value)
+        elif isinstance(value, Mapping):
+            merged[key] = merge({}, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def validate(model: type[Model], table: Mapping[str, Any], where: str) -> Model:
+    """Check a table against a strict model. Raises ConfigError that names every wrong key, its value, and the nearest right one."""
+    try:
+        # by way of JSON: strict validation takes a TOML array for a tuple there, and nothing else for anything else
+        return model.model_validate_json(json.dumps(table, default=str))
+    except ValidationError as error:
+        problems = [_describe(model, problem) for problem in error.errors(include_url=False)]
+        raise ConfigError(f"{where}: " + "; ".join(problems)) from None
+
+
+def _describe(model: type[BaseModel], problem: Any) -> str:
+    path = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        given = f" (given: {problem['input']!r})" if problem["type"] != "missing" else ""
+        return f"{path}: {problem['msg'].removeprefix('Value error, ')}{given}"
+    owner: Any = model
+    for part in problem["loc"][:-1]:
+        field = getattr(owner, "model_fields", {}).get(part)
+        owner = field.annotation if field is not None else owner
+    known = list(getattr(owner, "model_fields", {}))
+    return f"unknown key {path!r}{nearest(str(problem['loc'][-1]), known)} (known: {', '.join(known) or 'none'})"
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """`; did you mean …?` for the closest known names, or nothing."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
+
+
+def _parse_setting(setting: str) -> dict[str, Any]:
+    key, found, text = setting.partition("=")
+    if not found or not all(key.split(".")):
+        raise ConfigError(f"--set {setting!r}: write key=value, as in --set scheduler.stage2.tau=3.33")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return dict(value)

@@ -1,0 +1,1 @@
+"""From rows to batches: reading, checking, encoding, planning, packing."""

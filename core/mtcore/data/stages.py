@@ -1,0 +1,75 @@
+"""Turn what a scheduler decides into compiled stages: tasks, mixture, plan; a stream that needs no torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mtcore.contracts import Sampler, SamplerFactory, StageScheduler
+from mtcore.data.mixture import MixturePlan, PlanTask
+from mtcore.errors import ConfigError
+from mtcore.types import Ledger, Mixture, Stage, StageDone, TaskProfile
+
+
+@dataclass(frozen=True)
+class CompiledStage:
+    """A stage with its mixture and, where it is decided, its plan."""
+
+    number: int
+    stage: Stage
+    mixture: Mixture | None
+    plan: MixturePlan | None
+    steps: int | None
+
+
+class StageStream:
+    """Walks a scheduler's stages for one group of tasks under one cap of optimizer steps."""
+
+    def __init__(self, scheduler: StageScheduler, sampler: SamplerFactory, profiles: Sequence[TaskProfile], *, seed: int, max_steps: int | None) -> None:
+        self._scheduler = scheduler
+        self._sampler = sampler
+        self._profiles = {p.name: p for p in profiles}
+        self._seed = seed
+        self._max_steps = max_steps
+
+    def next(self, done: Sequence[StageDone], ledger: Ledger) -> CompiledStage | None:
+        """The stage after `done`, cut short where the cap on steps ends it, or None at the end."""
+        left = None if self._max_steps is None else self._max_steps - sum(d.steps for d in done)
+        stage = self._scheduler.next_stage(list(self._profiles.values()), done, self._sampler)
+        if stage is None or (left is not None and left <= 0):
+            return None
+        if stage.tasks is None:
+            return CompiledStage(len(done), stage, None, None, None)
+        if stage.draws is not None and left is not None:
+            # an earlier stage that is not decided yet may take any part of its longest length from the cap
+            open_steps = sum(-(-(d.stage.epoch_draws or 0) // d.stage.examples_per_step) for d in done if d.stage.tasks is None)
+            is_open = open_steps > 0 and stage.draws > (left - open_steps) * stage.examples_per_step
+            draws = None if is_open else min(stage.draws, left * stage.examples_per_step)
+            stage = stage.model_copy(update={"draws": draws})
+        return self._compile(stage, done, ledger)
+
+    def _compile(self, stage: Stage, done: Sequence[StageDone], ledger: Ledger) -> CompiledStage:
+        profiles = [self._profiles[name] for name in stage.tasks or ()]
+        mixture = self._mixture(self._sampler(stage.sampler), profiles, stage, ledger)
+        if stage.draws is None:
+            return CompiledStage(len(done), stage, mixture, None, None)
+        if mixture.draws is not None:
+            stage = stage.model_copy(update={"draws": min(stage.draws, mixture.draws)})
+        before: Mapping[str, int] = {p.name: sum(d.draws.get(p.name, 0) for d in done) for p in profiles}
+        plan = MixturePlan(
+            seed=self._seed,
+            stage=len(done),
+            tasks=tuple(PlanTask(p.name, p.train_rows, mixture.shares[p.name], before[p.name]) for p in profiles),
+            draws=int(stage.draws or 0),
+            unit=stage.examples_per_step if stage.grouping == "one-task" else 1,
+        )
+        return CompiledStage(len(done), stage, mixture, plan, -(-plan.draws // stage.examples_per_step))
+
+    def _mixture(self, sampler: Sampler, profiles: Sequence[TaskProfile], stage: Stage, ledger: Ledger) -> Mixture:
+        if sampler.needs:
+            raise ConfigError(
+                f"sampler {sampler.name!r} changes shares with {', '.join(sorted(sampler.needs))}; this version compiles a stage's shares once, at its start"
+            )
+        mixture = sampler.mix(profiles, stage.draws or stage.epoch_draws or 1, ledger)
+        names = [p.name for p in profiles]
+        if sorted(mixture.shares) != sorted(names) or abs(sum(mixture.shares.values()) - 1) > 1e-9 or min(mixture.shares.values()) < 0:
+            raise ConfigError(f"sampler {sampler.name!r} must give each of {names} a share of at least 0, together 1; it gave {mixture.shares}")
+        return mixture

@@ -1,0 +1,194 @@
+"""From fields to token ids: one encoder for training, evaluation and serving, in which user text never becomes a control token."""
+
+import json
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from mtcore.errors import ConfigError
+from mtcore.types import Answer, Layout, Piece, Render, TaskSpec, TextPair
+
+Ids = NDArray[np.int32]
+
+
+# --- text ------------------------------------------------------------------------------------------------------------------------------
+
+
+def render(spec: TaskSpec, fields: Mapping[str, str], layout: Layout) -> tuple[Piece, ...]:
+    """Write the prompt of one example by its spec.
+
+    `task-first` is instruction, then template. `document-first` is the bare document fields, then instruction and the template's other
+    lines, so that tasks which share a document share a prefix.
+    """
+    if layout == "task-first" or not spec.document_fields:
+        return _fill(f"{spec.instruction}\n{spec.template}", fields)
+    documents: list[Piece] = []
+    for name in spec.document_fields:
+        documents += [Piece(fields[name], is_user=True, is_document=True), Piece("\n", is_document=True)]
+    lines = [line for line in spec.template.split("\n") if not _placeholders(line) & set(spec.document_fields)]
+    return (*documents, *_fill("\n".join([spec.instruction, *lines]), fields))
+
+
+def answer_texts(spec: TaskSpec, answer: Answer) -> tuple[str, ...]:
+    """The answer as the pieces of text that are encoded one by one: a word, words and separators, a number, or the first acceptable text."""
+    if spec.output == "multi-label":
+        words = [spec.words[label] for label in spec.words if label in _as_tuple(answer)]
+        return tuple(part for i, word in enumerate(words) for part in ([spec.separator] if i else []) + [word]) or (spec.none_word,)
+    if spec.output == "regression":
+        return (f"{answer:g}",)
+    if spec.output == "generation":
+        return (_as_tuple(answer)[0],)
+    return (spec.words[str(answer)],)
+
+
+def text_pair(spec: TaskSpec, fields: Mapping[str, str], answer: Answer | None, layout: Layout, code: Render | None = None) -> TextPair:
+    """The text-to-text form of an example; without an answer, of a request."""
+    prompt = code(fields, layout) if code else render(spec, fields, layout)
+    return TextPair(prompt, () if answer is None else answer_texts(spec, answer))
+
+
+def label_texts(spec: TaskSpec) -> dict[str, str]:
+    """Every single answer of a task with a closed set of them: label (or number) → text."""
+    if spec.number_range:
+        return {f"{number:g}": f"{number:g}" for number in spec.number_range.numbers()}
+    return dict(spec.words)
+
+
+# --- ids -------------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An example as ids: the prompt, then the answer with its end token (empty for a request)."""
+
+    prompt: Ids
+    answer: Ids
+    document: int = 0
+    """Leading prompt ids that belong to the document, which other tasks may share."""
+    cut: int = 0
+    """User-text ids left out because they did not fit."""
+
+
+class TextEncoder:
+    """Encodes prompts and answers with a base's tokenizer; needs `tokenizers` and no torch."""
+
+    def __init__(self, tokenizer: Path, eos_id: int, max_length: int) -> None:
+        self.eos_id = eos_id
+        self.max_length = max_length
+        self._structure = Tokenizer.from_file(str(tokenizer))
+        table = json.loads(tokenizer.read_text(encoding="utf-8"))
+        added = {token["id"]: token["content"] for token in table["added_tokens"]}
+        unknown = table["model"].get("unk_token")
+        self.control_ids = frozenset(i for i, content in added.items() if content != unknown)
+        # the same tokenizer without added tokens: nothing in user text can be matched as one
+        self._user = Tokenizer.from_str(json.dumps({**table, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None}))
+        self._known: dict[str, list[int]] = {}
+
+    def encode(self, pairs: Sequence[TextPair], reserve: int) -> list[Encoded]:
+        """Encode examples of one task. `reserve` is the room kept for answers (`room_for_answers`), so that training, evaluation and
+        serving cut a text at the same place. What does not fit is cut from the end of the longest user text.
+
+        Raises ConfigError where structure and answers alone fill the context.
+        """
+        texts = [piece.text for pair in pairs for piece in pair.prompt if piece.is_user]
+        user = iter(self.user_ids(texts))
+        return [self._assemble(pair, [next(user) if p.is_user else self._structure_ids(p.text) for p in pair.prompt], reserve) for pair in pairs]
+
+    def user_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of user texts; none of them is ever a control id."""
+        return [self._without_control(e.ids, text) for e, text in zip(self._user.encode_batch(list(texts), add_special_tokens=False), texts, strict=True)]
+
+    def answer_ids(self, texts: Sequence[str]) -> list[int]:
+        """Ids of an answer's pieces, each encoded on its own, without the end token."""
+        return [i for text in texts for i in self._word_ids(text)]
+
+    def label_paths(self, spec: TaskSpec) -> dict[str, tuple[int, ...]]:
+        """Label → ids of its word; raises ConfigError where two words have the same ids."""
+        paths = {label: tuple(self._word_ids(text)) for label, text in label_texts(spec).items()}
+        seen: dict[tuple[int, ...], str] = {}
+        for label, path in paths.items():
+            if not path or path in seen:
+                other = f"the same tokens as {spec.words.get(seen[path], seen[path])!r}" if path in seen else "no tokens"
+                raise ConfigError(f"task {spec.name}: answer word {spec.words.get(label, label)!r} is {other} in this tokenizer; choose another word")
+            seen[path] = label
+        return paths
+
+    def room_for_answers(self, spec: TaskSpec) -> int:
+        """Ids that the longest answer of a task may take, its end token included."""
+        if spec.output == "generation":
+            return spec.max_answer_tokens + 1
+        if spec.output == "multi-label":
+            whole = self.answer_ids(answer_texts(spec, spec.labels))
+            return max(len(whole), len(self._word_ids(spec.none_word))) + 1
+        return max(len(path) for path in self.label_paths(spec).values()) + 1
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self._structure.decode(list(ids), skip_special_tokens=True))
+
+    def _assemble(self, pair: TextPair, parts: list[list[int]], reserve: int) -> Encoded:
+        answer = [*self.answer_ids(pair.answer), self.eos_id] if pair.answer else []
+        users = [len(part) for part, piece in zip(parts, pair.prompt, strict=True) if piece.is_user]
+        structure = sum(map(len, parts)) - sum(users)
+        room = self.max_length - structure - max(reserve, len(answer))
+        if room < (1 if users else 0):
+            raise ConfigError(
+                f"instruction, template and answers take {self.max_length - room} tokens and leave no room for the text "
+                f"(max_length is {self.max_length}): shorten the instruction or raise the method's max_length"
+            )
+        limit = _water_level(users, room)
+        parts = [part[:limit] if piece.is_user else part for part, piece in zip(parts, pair.prompt, strict=True)]
+        document = sum(len(part) for part, piece in zip(parts, pair.prompt, strict=True) if piece.is_document)
+        prompt = [i for part in parts for i in part]
+        return Encoded(np.array(prompt, np.int32), np.array(answer, np.int32), document, structure + sum(users) - len(prompt))
+
+    def _structure_ids(self, text: str) -> list[int]:
+        if text not in self._known:
+            self._known[text] = self._structure.encode(text, add_special_tokens=False).ids
+        return self._known[text]
+
+    def _word_ids(self, text: str) -> list[int]:
+        return self.user_ids([text])[0]
+
+    def _without_control(self, ids: list[int], text: str) -> list[int]:
+        """Vocabularies of some models hold their control tokens as words: then the text is encoded character by character."""
+        if self.control_ids.isdisjoint(ids):
+            return ids
+        ids = [i for e in self._user.encode_batch(list(text), add_special_tokens=False) for i in e.ids]
+        if found := self.control_ids.intersection(ids):
+            raise ConfigError(f"the tokenizer encodes a single character of user text as control id {sorted(found)}; it cannot be used safely")
+        return ids
+
+
+def _water_level(lengths: Sequence[int], room: int) -> int:
+    """The greatest length to cut texts to so that together they fit: the longest are cut, short ones stay whole."""
+    if sum(lengths) <= room:
+        return max(lengths, default=0)
+    left = room
+    for count, length in zip(range(len(lengths), 0, -1), sorted(lengths), strict=True):
+        if length * count > left:
+            return left // count
+        left -= length
+    return 0
+
+
+def _fill(template: str, fields: Mapping[str, str]) -> tuple[Piece, ...]:
+    pieces: list[Piece] = []
+    for literal, name, _, _ in string.Formatter().parse(template):
+        if literal:
+            pieces.append(Piece(literal))
+        if name is not None:
+            pieces.append(Piece(fields[name], is_user=True))
+    return tuple(pieces)
+
+
+def _placeholders(line: str) -> set[str]:
+    return {name for _, name, _, _ in string.Formatter().parse(line) if name}
+
+
+def _as_tuple(answer: Answer) -> tuple[str, ...]:
+    return answer if isinstance(answer, tuple) else (str(answer),)

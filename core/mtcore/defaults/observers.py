@@ -1,0 +1,100 @@
+"""Observers: progress on a terminal (a line every 30 s elsewhere), and every event as a line of JSON."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mtcore import events
+from mtcore.contracts import Observer, Options
+
+
+class EventLog(Observer):
+    """Appends every event to `events.jsonl` in the run folder, with the time in seconds since 1970."""
+
+    name = "events"
+
+    def on_event(self, event: events.Event, folder: Path) -> None:
+        line = {"time": round(time.time(), 3), "event": type(event).__name__, **asdict(event)}
+        with (folder / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False, default=_plain) + "\n")
+
+
+class Progress(Observer):
+    """Says on stderr what happens and how long the work at hand will still take."""
+
+    name = "progress"
+
+    class Config(Options):
+        every: float = 30.0
+        """Seconds between two lines of progress where stderr is no terminal."""
+
+    config: Config
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self._is_terminal = sys.stderr.isatty()
+        self._work = ""
+        self._steps = self._done = self._first = 0
+        self._started = self._said = time.monotonic()
+
+    def on_event(self, event: events.Event, folder: Path) -> None:
+        handle: dict[type, Callable[[Any], None]] = {
+            events.RunStarted: lambda e: self._say(
+                f"run {e.run}{' (resumed)' if e.resumed else ''}: variants {', '.join(v or 'one' for v in e.variants)}; seeds {', '.join(map(str, e.seeds))}"
+            ),
+            events.RowsRead: lambda e: self._say(
+                f"  {e.task}: {e.train:,} train, {e.validation:,} validation rows" + (f", {e.quarantined} set aside" if e.quarantined else "")
+            ),
+            events.Warned: lambda e: self._say(f"  warning: {e.about}: {e.text}"),
+            events.Grouped: lambda e: [self._say(f"  group {g.name}: {', '.join(g.tasks)} — {g.reason}") for g in e.groups],
+            events.WorkStarted: self._start,
+            events.StageStarted: lambda e: self._say(f"  {e.work}: stage {e.stage.name}, {e.steps:,} steps over {len(e.shares)} tasks"),
+            events.Stepped: self._step,
+            events.Evaluated: self._evaluated,
+            events.ReferenceReady: lambda e: self._say(
+                f"  reference {e.task}: {e.score:.4f}, saturates in epoch {e.saturation_epoch}, {e.resource}-resource{', at chance' if e.is_at_chance else ''} ({e.source})"
+            ),
+            events.VariantJudged: lambda e: self._say(f"variant {e.variant or 'one'}: average {e.average:.4f}, {e.qualified} of {e.tasks} qualified"),
+            events.RunEnded: lambda e: self._say(f"run {e.run} is done: {e.report}"),
+        }
+        if (known := handle.get(type(event))) is not None:
+            known(event)
+
+    def _start(self, event: events.WorkStarted) -> None:
+        self._work, self._steps, self._first, self._done = event.work, event.steps, event.done, event.done
+        self._started = self._said = time.monotonic()
+
+    def _step(self, event: events.Stepped) -> None:
+        self._done += 1
+        now = time.monotonic()
+        if now - self._said < (0.2 if self._is_terminal else self.config.every):
+            return
+        self._said = now
+        pace = (now - self._started) / max(1, self._done - self._first)
+        left = max(0, self._steps - self._done) * pace
+        line = (
+            f"  {self._work}: {event.stage} step {self._done:,} of {self._steps:,}, loss {event.loss:.3f}, "
+            f"{event.tokens / max(event.seconds, 1e-9):,.0f} tokens/s, {_time(left)} left"
+        )
+        print(f"\r\x1b[2K{line}" if self._is_terminal else line, end="" if self._is_terminal else "\n", file=sys.stderr, flush=True)
+
+    def _evaluated(self, event: events.Evaluated) -> None:
+        e = event.evaluation
+        scores = ", ".join(f"{name} {'failed' if s is None else format(s, '.4f')}" for name, s in e.scores.items())
+        self._say(f"  {event.work}: {e.stage} epoch {e.epoch:.2f}: {scores}")
+
+    def _say(self, text: str) -> None:
+        print(f"\r\x1b[2K{text}" if self._is_terminal else text, file=sys.stderr, flush=True)
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}h{minutes % 60:02}m" if minutes >= 60 else f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else str(value)

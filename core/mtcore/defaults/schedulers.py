@@ -1,0 +1,106 @@
+"""Stage schedulers: the paper's two stages, one mixture, and each task by itself."""
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from mtcore.contracts import Options, SamplerFactory, StageScheduler
+from mtcore.types import SamplerUse, Stage, StageDone, TaskProfile
+
+
+class Recipe(Options):
+    """What every stage of the box needs; the rates are the paper's (table 6), the global batch is ours."""
+
+    learning_rate: float = Field(default=3e-5, gt=0)
+    examples_per_step: int = Field(default=64, gt=0)
+    evaluate_epochs: float = Field(default=1.0, gt=0)
+    """Epochs of a stage between two evaluations."""
+
+
+def _stage(
+    name: str,
+    profiles: Sequence[TaskProfile],
+    use: SamplerUse,
+    epochs: float,
+    recipe: Recipe,
+    samplers: SamplerFactory,
+    *,
+    patience: int | None = None,
+) -> Stage:
+    epoch = samplers(use).epoch_draws(profiles)
+    return Stage(
+        name=name,
+        tasks=tuple(p.name for p in profiles),
+        sampler=use,
+        draws=max(1, round(epoch * epochs)),
+        epoch_draws=epoch,
+        examples_per_step=recipe.examples_per_step,
+        learning_rate=recipe.learning_rate,
+        evaluate_every=max(1, round(epoch * recipe.evaluate_epochs)),
+        patience=patience,
+    )
+
+
+class TwoStage(StageScheduler):
+    """High-resource tasks first, then the mixture of all (paper, section 4.2).
+
+    Stage 1 waits for references (or `[resource]`) to say which tasks are high-resource, and is skipped where none is.
+    """
+
+    name = "two-stage"
+
+    class Config(Recipe):
+        stage1: SamplerUse = SamplerUse(use="instance-balanced")
+        stage1_epochs: float = Field(default=1.0, gt=0)
+        stage2: SamplerUse = SamplerUse(use="temperature", tau=2.0, cap=20000)
+        stage2_epochs: float = Field(default=10.0, gt=0)
+
+    config: Config
+
+    def next_stage(self, profiles: Sequence[TaskProfile], done: Sequence[StageDone], sampler: SamplerFactory) -> Stage | None:
+        finished = {d.stage.name for d in done}
+        if "high-resource" not in finished and "mixture" not in finished:
+            if any(p.resource == "unknown" for p in profiles):
+                whole = _stage("high-resource", profiles, self.config.stage1, self.config.stage1_epochs, self.config, sampler)
+                return whole.model_copy(update={"tasks": None, "draws": None, "epoch_draws": whole.draws})
+            if high := [p for p in profiles if p.resource == "high"]:
+                return _stage("high-resource", high, self.config.stage1, self.config.stage1_epochs, self.config, sampler)
+        if "mixture" not in finished:
+            stage = _stage("mixture", profiles, self.config.stage2, self.config.stage2_epochs, self.config, sampler)
+            empty = "" if finished else "no task is high-resource, so stage 1 is empty: this is the method without its two stages"
+            return stage.model_copy(update={"note": empty})
+        return None
+
+
+class MixtureStage(StageScheduler):
+    """One stage over the mixture of all tasks: the baselines, and the paper's method without its first stage."""
+
+    name = "mixture"
+
+    class Config(Recipe):
+        sampler: SamplerUse = SamplerUse(use="temperature", tau=2.0, cap=20000)
+        epochs: float = Field(default=10.0, gt=0)
+
+    config: Config
+
+    def next_stage(self, profiles: Sequence[TaskProfile], done: Sequence[StageDone], sampler: SamplerFactory) -> Stage | None:
+        return None if done else _stage("mixture", profiles, self.config.sampler, self.config.epochs, self.config, sampler)
+
+
+class SingleTask(StageScheduler):
+    """Each task by itself with early stopping: how references are measured, and the baseline that deploys them."""
+
+    name = "single-task"
+    alone = True
+
+    class Config(Recipe):
+        epochs: float = Field(default=10.0, gt=0)
+        patience: int | None = Field(default=3, gt=0)
+
+    config: Config
+
+    def next_stage(self, profiles: Sequence[TaskProfile], done: Sequence[StageDone], sampler: SamplerFactory) -> Stage | None:
+        if done:
+            return None
+        use = SamplerUse(use="instance-balanced")
+        return _stage("single-task", profiles, use, self.config.epochs, self.config, sampler, patience=self.config.patience)

@@ -1,0 +1,87 @@
+"""The text-to-text method: every task becomes instruction + input → answer text, and one causal language model learns them all."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from mtcore.bundle import read_bundle
+from mtcore.contracts import Method, Options, Predictor, Stages, Workspace
+from mtcore.data.text import TextEncoder, text_pair
+from mtcore.errors import ModelError
+from mtcore.types import Fitted, Group, Layout, Preview, TaskData
+
+if TYPE_CHECKING:
+    from mtcore.modeling.load import Base
+
+SAMPLE = 256
+"""Rows a task that a preview encodes."""
+
+
+class Text2TextConfig(Options):
+    """The paper gives rate and batch; what it leaves open is stated here."""
+
+    layout: Layout = "task-first"
+    max_length: int = Field(default=1024, gt=8)
+    """Tokens of prompt and answer together."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    weight_decay: float = Field(default=0.01, ge=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.98, ge=0, lt=1)
+    clip: float = Field(default=1.0, gt=0)
+    warm_up: float = Field(default=0.05, ge=0, lt=1)
+    decay: Literal["constant", "linear", "cosine"] = "cosine"
+    row_tokens: int = Field(default=512, gt=0)
+    """Width of the rows that short examples are packed into."""
+    batch_tokens: int = Field(default=8192, gt=0)
+    """Tokens, padding included, that go through the model at once: bounds memory, changes no result."""
+
+
+class Text2Text(Method):
+    """Full fine-tuning of a causal language model on instruction + input → answer (paper, section 4.1.2)."""
+
+    name = "text2text"
+    Config = Text2TextConfig
+    config: Text2TextConfig
+
+    def preview(self, tasks: Mapping[str, TaskData], base: "Base") -> Mapping[str, Preview]:
+        return {name: preview_task(task, self.encoder(base), self.config.layout) for name, task in tasks.items()}
+
+    def fit(self, group: Group, stages: Stages, workspace: Workspace, update: Path | None = None) -> Fitted:
+        from mtcore.defaults.text2text_fit import fit
+
+        if update is not None:
+            raise ModelError("text2text cannot yet go on from an existing bundle; train the group anew")
+        return fit(self, group, stages, workspace)
+
+    def load(self, bundle: Path) -> Predictor:
+        from mtcore.defaults.text2text_fit import predictor
+        from mtcore.modeling.load import find_base, load_model
+
+        manifest = read_bundle(bundle)
+        refuse_code(bundle, {name: task.code for name, task in manifest.tasks.items()})
+        specs = {name: task.spec for name, task in manifest.tasks.items()}
+        encoder = self.encoder(find_base(str(bundle), bundle.parent))
+        return predictor(load_model(bundle), encoder, specs, {}, self.config)
+
+    def encoder(self, base: "Base") -> TextEncoder:
+        return TextEncoder(base.folder / "tokenizer.json", base.eos_id, min(self.config.max_length, base.context))
+
+
+def preview_task(task: TaskData, encoder: TextEncoder, layout: Layout) -> Preview:
+    """Encode some rows and say how long they are and how many are cut."""
+    pairs = [text_pair(task.spec, e.fields, e.answer, layout, task.render) for e in task.train[:SAMPLE]]
+    encoded = encoder.encode(pairs, encoder.room_for_answers(task.spec))
+    cut = sum(bool(e.cut) for e in encoded) / len(encoded)
+    return Preview(
+        mean_tokens=sum(len(e.prompt) + len(e.answer) for e in encoded) / len(encoded),
+        truncated=cut,
+        warnings=(f"{cut:.0%} of the texts do not fit into {encoder.max_length} tokens and are cut",) if cut else (),
+    )
+
+
+def refuse_code(bundle: Path, codes: Mapping[str, str]) -> None:
+    """A prompt written by code can only be served by the same code."""
+    if needed := {name: code for name, code in codes.items() if code}:
+        raise ModelError(f"{bundle}: the prompts of {', '.join(needed)} are written by {', '.join(sorted(set(needed.values())))}; this version serves specs only")

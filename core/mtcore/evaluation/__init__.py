@@ -1,0 +1,1 @@
+"""The evaluation wing: metrics, verdicts, reports."""

@@ -1,0 +1,79 @@
+"""Ask a predictor every row of its tasks, and score the answers; one task's failure is that task's alone."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mtcore.contracts import Array, Judged, Metric, Predictor
+from mtcore.evaluation.qualify import BAR
+from mtcore.types import Answer, Example, Prediction, Request, TaskSpec
+
+
+@dataclass(frozen=True)
+class Exam:
+    """The rows that a task is judged on, and how."""
+
+    spec: TaskSpec
+    metric: Metric
+    examples: Sequence[Example]
+    bar: float | None = None
+    """The reference score; None while there is none, or it is at chance."""
+
+
+def evaluate(predictor: Predictor, exams: Mapping[str, Exam]) -> Judged:
+    """Answer and score all rows. A task whose row, parser or metric raises, or whose score is no number, is failed with the reason."""
+    started = time.perf_counter()
+    scores: dict[str, float] = {}
+    failures: dict[str, str] = {}
+    answers: dict[str, list[Answer]] = {}
+    tokens = 0
+    for name, exam in exams.items():
+        try:
+            answers[name], used = _answers(predictor, name, exam.examples)
+            tokens += used
+            scores[name] = _score(exam, answers[name])
+        except Exception as error:
+            failures[name] = f"{type(error).__name__}: {error}"
+            answers.pop(name, None)
+    bars = {name: exam.bar for name, exam in exams.items() if exam.bar is not None}
+    return Judged(
+        scores=scores,
+        failures=failures,
+        answers=answers,
+        qualified=sum(scores.get(name, -math.inf) >= (BAR * bar if bar > 0 else bar) for name, bar in bars.items()) if bars else None,
+        average=float(np.mean([scores.get(name, 0.0) for name in exams])) if exams else 0.0,
+        tokens=tokens,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def statistics(exam: Exam, answers: Sequence[Answer]) -> Array:
+    """Per-row statistics of answers; raises ValueError where they hold no numbers."""
+    table = exam.metric.statistics(exam.spec, answers, [e.answer for e in exam.examples])
+    if table.shape[0] != len(exam.examples) or not np.isfinite(table).all():
+        raise ValueError(f"metric {exam.metric.name} gave statistics of shape {table.shape} with {np.isnan(table).sum()} NaN for {len(exam.examples)} rows")
+    return table
+
+
+def _score(exam: Exam, answers: Sequence[Answer]) -> float:
+    score = float(exam.metric.score(statistics(exam, answers).sum(0)))
+    if not math.isfinite(score):
+        raise ValueError(f"metric {exam.metric.name} is {score}")
+    return score
+
+
+def _answers(predictor: Predictor, name: str, examples: Sequence[Example]) -> tuple[list[Answer], int]:
+    prepared = [predictor.prepare(Request(example.fields, (name,))) for example in examples]
+    answers: list[Answer] = []
+    for result in predictor.predict(prepared):
+        outcome = result[name]
+        if not isinstance(outcome, Prediction):
+            raise ValueError(outcome.reason)
+        answers.append(outcome.answer)
+    return answers, sum(p.cost for p in prepared)
+
+
+Evaluate = Callable[[Predictor], Judged]

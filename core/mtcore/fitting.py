@@ -1,0 +1,55 @@
+"""Hand a method its workspace and let it fit; the one place where a method meets a run."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mtcore.contracts import Method, Stages, Workspace
+from mtcore.evaluation.evaluate import evaluate
+from mtcore.events import Event
+from mtcore.modeling.load import Base
+from mtcore.preparation import PreparedTask
+from mtcore.types import Fitted, Group
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What all fits of a run share."""
+
+    emit: Callable[[Event], None]
+    is_main: bool = True
+    """Whether this process writes files and speaks; the others only compute."""
+
+    def fit(
+        self,
+        method: Method,
+        group: Group,
+        stages: Stages,
+        *,
+        tasks: Mapping[str, PreparedTask],
+        base: Base,
+        seed: int,
+        folder: Path,
+        bundle: Path,
+        work: str,
+        fingerprint: str,
+        bars: Mapping[str, float | None] | None = None,
+    ) -> Fitted:
+        """Fit one group. Checkpoints are chosen on validation rows, against the bars where there are any."""
+        from mtcore.training.distributed import make_accelerator
+
+        exams = {name: task.exam(task.data.validation, (bars or {}).get(name)) for name, task in tasks.items()}
+        workspace = Workspace(
+            folder=folder,
+            bundle=bundle,
+            seed=seed,
+            tasks={name: task.data for name, task in tasks.items()},
+            base=base,
+            accelerator=make_accelerator,
+            emit=self.emit,
+            evaluate=lambda predictor: evaluate(predictor, exams),
+            work=work,
+            fingerprint=fingerprint,
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        return method.fit(group, stages, workspace)

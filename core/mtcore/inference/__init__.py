@@ -1,0 +1,1 @@
+"""The inference wing: label tries, scoring, generation."""

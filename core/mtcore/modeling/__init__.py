@@ -1,0 +1,1 @@
+"""Models: loading bases, attention masks that isolate, and the head at targets only."""

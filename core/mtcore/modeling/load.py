@@ -1,0 +1,106 @@
+"""Find, check, hash and load base models: a Hub id, a local folder, or a base that `mtcore base` built."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mtcore.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+FOREIGN_KEYS = ("auto_map", "custom_pipelines", "quantization_config")
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model as a frozen input: where its files are, and the hash that names their content."""
+
+    name: str
+    folder: Path
+    digest: str
+    config: dict[str, Any]
+
+    @property
+    def eos_id(self) -> int:
+        """The id that ends an answer."""
+        eos = self.config.get("eos_token_id")
+        if isinstance(eos, list) and eos:
+            eos = eos[0]
+        if not isinstance(eos, int):
+            raise ModelError(f"{self.folder / 'config.json'} names no eos_token_id, so answers could not end. Add it to the base's config.json.")
+        return eos
+
+    @property
+    def context(self) -> int:
+        """The most tokens the model can see at once."""
+        return int(self.config.get("max_position_embeddings") or 1 << 30)
+
+
+def find_base(model: str, bases: Path, *, weights: bool = True) -> Base:
+    """Resolve `model =` to local files without importing torch; a Hub id is downloaded at its current revision, which the digest pins.
+
+    `bases` is where `mtcore base` leaves what it builds. With `weights=False` only configuration and tokenizer are fetched and hashed.
+    """
+    folder = Path(model).expanduser()
+    if (bases / model / "config.json").is_file():
+        folder = bases / model
+    elif not folder.is_dir():
+        folder = _download(model, bases, weights=weights)
+    for name in ("config.json", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise ModelError(f"model = {model!r}: {folder} has no {name}. A base needs config.json, tokenizer.json and *.safetensors.")
+    if weights and not any(folder.glob("*.safetensors")):
+        raise ModelError(f"model = {model!r}: {folder} has no *.safetensors. Pickled weights are never read; convert them first.")
+    config = json.loads((folder / "config.json").read_text())
+    foreign = [key for key in FOREIGN_KEYS[:2] if key in config]
+    if foreign:
+        raise ModelError(f"model = {model!r}: its config.json asks for code of its own ({', '.join(foreign)}). mtcore runs none; remove the keys.")
+    return Base(name=model, folder=folder, digest=digest_folder(folder), config=config)
+
+
+def digest_folder(folder: Path) -> str:
+    """SHA-256 over names and contents of configuration, tokenizer and weights."""
+    total = hashlib.sha256()
+    for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+        if path.name == "mtcore.json":
+            continue
+        with path.open("rb") as file:
+            total.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def load_model(folder: Path, *, dtype: str = "float32") -> "PreTrainedModel":
+    """Load a causal language model for training or inference; safetensors only, no code from the folder, sdpa attention."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from mtcore.modeling.head import require_plain_head
+
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, dtype), attn_implementation="sdpa", use_safetensors=True, local_files_only=True
+    )
+    model.config.use_cache = False
+    require_plain_head(model.eval())
+    return model
+
+
+def _download(model: str, bases: Path, *, weights: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    built = sorted(p.parent.name for p in bases.glob("*/config.json"))
+    if "/" not in model:
+        raise ModelError(
+            f"model = {model!r}: no such folder, and no base of that name was built here (built: {', '.join(built) or 'none'} in {bases}). "
+            f"Build it with: mtcore base {model} --corpus FOLDER"
+        )
+    patterns = ["*.json", "*.txt", "*.model"] + (["*.safetensors"] if weights else [])
+    try:
+        return Path(snapshot_download(model, allow_patterns=patterns))
+    except Exception as error:
+        raise ModelError(
+            f"model = {model!r}: neither a local folder nor to be had from the Hugging Face Hub ({type(error).__name__}: {str(error).splitlines()[0]}). "
+            "Give a folder with config.json, tokenizer.json and *.safetensors, or check the id and the network."
+        ) from error

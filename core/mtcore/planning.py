@@ -1,0 +1,154 @@
+"""The plan of a run: groups, stages, and what every task will be drawn, as far as it is decided; nothing is trained, torch is not loaded."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtcore.config import RunConfig
+from mtcore.contracts import Method, StageScheduler
+from mtcore.data.mixture import MixturePlan, passes
+from mtcore.data.stages import CompiledStage, StageStream
+from mtcore.errors import ModelError
+from mtcore.modeling.load import find_base
+from mtcore.preparation import Preparer, across_tasks, group_tasks, profiles
+from mtcore.references import reference_use
+from mtcore.registry import Registry
+from mtcore.types import Group, Ledger, Mixture, Preview, StageDone, TaskProfile
+
+UNKNOWN = "unknown"
+OFTEN, RARELY = 20.0, 0.5
+"""Passes over a task that are many, and the share of its rows never seen that is large: both are warned of."""
+
+
+@dataclass(frozen=True)
+class PlannedGroup:
+    group: Group
+    stages: Sequence[CompiledStage]
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What one variant would do."""
+
+    groups: Sequence[PlannedGroup]
+    previews: Mapping[str, Preview]
+    warnings: Sequence[str]
+
+    def as_json(self) -> dict[str, Any]:
+        warnings = list(self.warnings)
+        groups = []
+        for planned in self.groups:
+            stages = [self._stage(stage) for stage in planned.stages]
+            warnings += [w for stage in planned.stages for w in _draw_warnings(planned.group, stage)]
+            group = planned.group
+            groups.append({"name": group.name, "reason": group.reason, "tasks": list(group.tasks), "stages": stages})
+        return {"groups": groups, "warnings": warnings}
+
+    def plans(self) -> Iterator[tuple[str, str, MixturePlan]]:
+        """Group, stage and plan of everything that is decided."""
+        for planned in self.groups:
+            for stage in planned.stages:
+                if stage.plan is not None:
+                    yield planned.group.name, stage.stage.name, stage.plan
+
+    def _stage(self, compiled: CompiledStage) -> dict[str, Any]:
+        stage, plan = compiled.stage, compiled.plan
+        shares = compiled.mixture.shares if compiled.mixture else {}
+        drawn = plan.drawn() if plan else {}
+        seen = passes(drawn, plan.tasks) if plan else {}
+        tokens = {name: count * self.previews[name].mean_tokens for name, count in drawn.items() if name in self.previews}
+        total = sum(tokens.values())
+        tasks: Any = UNKNOWN
+        if stage.tasks is not None:
+            tasks = {
+                name: {
+                    "share": shares.get(name, UNKNOWN),
+                    "draws": drawn.get(name, UNKNOWN),
+                    "passes": seen[name][0] if name in seen else UNKNOWN,
+                    "unseen": seen[name][1] if name in seen else UNKNOWN,
+                    "token_share": tokens[name] / total if total and name in tokens else UNKNOWN,
+                }
+                for name in stage.tasks
+            }
+        return {"name": stage.name, "steps": UNKNOWN if compiled.steps is None else compiled.steps, "tasks": tasks}
+
+
+def plan_run(config: RunConfig, registry: Registry, preparer: Preparer) -> RunPlan:
+    """Walk a variant's stages as far as they are decided before references (or further, where `[resource]` says)."""
+    method, scheduler = registry.method(config.method), registry.scheduler(config.scheduler)
+    registry.scheduler(config.reference)
+    registry.method(reference_use(method, config.method))
+    task_filter = registry.filter(config.filter)
+    tasks = preparer.tasks(config)
+    known = profiles(tasks, config)
+    warnings = [f"{name}: {text}" for name, task in tasks.items() for text in task.warnings] + across_tasks(tasks)
+    previews: Mapping[str, Preview] = {}
+    try:
+        base = find_base(config.model, Path(config.out) / "bases", weights=False)
+        previews = method.preview({name: task.data for name, task in tasks.items()}, base)
+        warnings += [f"{name}: {text}" for name, preview in previews.items() for text in preview.warnings]
+    except ModelError as error:
+        warnings.append(f"token shares are unknown: {error}")
+    groups = group_tasks(task_filter, known)
+    if scheduler.alone:
+        groups = [Group(name=task, reason="each task has a model of its own", tasks=(task,)) for group in groups for task in group.tasks]
+    planned = [PlannedGroup(group, _walk(group, known, scheduler, method, registry, config)) for group in groups]
+    if any(stage.stage.tasks is None for group in planned for stage in group.stages):
+        warnings.append("which tasks are high-resource is unknown before references are measured; [resource] in the run file assumes it")
+    return RunPlan(planned, previews, warnings)
+
+
+def write_order(plan: RunPlan, path: Path) -> int:
+    """Write the order of everything that is decided as Parquet: stage, position, task, row, pass; return the number of rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([("group", pa.string()), ("stage", pa.string()), ("position", pa.int64()), ("task", pa.string()), ("row", pa.int64()), ("pass", pa.int64())])
+    rows = 0
+    with pq.ParquetWriter(path, schema) as file:
+        for group, stage, mixture in plan.plans():
+            names, position = [t.name for t in mixture.tasks], 0
+            for window in mixture.blocks():
+                count = len(window.task)
+                columns = [[group] * count, [stage] * count, range(position, position + count), [names[i] for i in window.task], window.row, window.turn]
+                file.write_table(pa.table(dict(zip(schema.names, columns, strict=True)), schema=schema))
+                position += count
+            rows += position
+    return rows
+
+
+def _walk(
+    group: Group, known: Sequence[TaskProfile], scheduler: StageScheduler, method: Method, registry: Registry, config: RunConfig
+) -> list[CompiledStage]:
+    if not method.uses_stages:
+        return []
+    members = [p for p in known if p.name in group.tasks]
+    stream = StageStream(scheduler, registry.sampler, members, seed=config.seeds[0], max_steps=config.max_steps)
+    done: list[StageDone] = []
+    stages: list[CompiledStage] = []
+    while (compiled := stream.next(done, Ledger())) is not None:
+        stages.append(compiled)
+        done.append(
+            StageDone(
+                stage=compiled.stage,
+                mixture=compiled.mixture or Mixture(shares={}),
+                steps=compiled.steps or 0,
+                draws=compiled.plan.drawn() if compiled.plan else {},
+                evaluations=(),
+                ended="complete",
+            )
+        )
+    return stages
+
+
+def _draw_warnings(group: Group, compiled: CompiledStage) -> list[str]:
+    if compiled.plan is None:
+        return []
+    told = [note for note in (compiled.stage.note, compiled.mixture.note if compiled.mixture else "") if note]
+    for name, (count, unseen) in passes(compiled.plan.drawn(), compiled.plan.tasks).items():
+        if count > OFTEN:
+            told.append(f"{name}: every row is seen {count:.1f} times")
+        if unseen > RARELY:
+            told.append(f"{name}: {unseen:.0%} of its rows are never seen")
+    return [f"group {group.name}, stage {compiled.stage.name}: {text}" for text in told]

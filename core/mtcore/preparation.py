@@ -1,0 +1,127 @@
+"""Prepare: read and check the rows of every task that a configuration names, and describe them as profiles; needs no torch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from mtcore import events
+from mtcore.config import RowLimits, RunConfig
+from mtcore.contracts import Array, Metric, TaskFilter
+from mtcore.data.checks import DataReport, bag_of_words_answers, check_rows, majority_answer, shared_rows
+from mtcore.data.rows import BadRow, digest, read_task
+from mtcore.errors import ConfigError
+from mtcore.evaluation.evaluate import Exam, statistics
+from mtcore.evaluation.metrics import find_metric
+from mtcore.registry import Entry, Plugin, Registry
+from mtcore.types import Example, Group, TaskData, TaskProfile
+
+Emit = Callable[[events.Event], None]
+
+
+@dataclass(frozen=True)
+class Floors:
+    """What can be scored without a language model, on the rows that decide."""
+
+    majority: float
+    bag_of_words: float | None
+    majority_statistics: Array
+
+
+@dataclass(frozen=True)
+class PreparedTask:
+    """A task with its rows, what was found in them, and how it is scored."""
+
+    data: TaskData
+    plugin: Plugin
+    metric: Metric
+    beside: Mapping[str, Metric]
+    findings: DataReport
+    quarantined: Sequence[BadRow]
+    digest: str
+
+    @property
+    def judged_on(self) -> tuple[Example, ...]:
+        """The rows of the verdict: test where there is one, else validation."""
+        return self.data.test or self.data.validation
+
+    @property
+    def warnings(self) -> list[str]:
+        told = self.findings.warnings(self.data)
+        if self.quarantined:
+            told.insert(0, f"{len(self.quarantined)} malformed rows set aside (first: {self.quarantined[0].reason})")
+        return told
+
+    @cached_property
+    def floors(self) -> Floors:
+        exam = Exam(self.data.spec, self.metric, self.judged_on)
+        majority = statistics(exam, [majority_answer(self.data)] * len(self.judged_on))
+        words = bag_of_words_answers(self.data, self.judged_on)
+        return Floors(
+            majority=float(self.metric.score(majority.sum(0))),
+            bag_of_words=None if words is None else float(self.metric.score(statistics(exam, words).sum(0))),
+            majority_statistics=majority,
+        )
+
+    def exam(self, examples: Sequence[Example], bar: float | None = None) -> Exam:
+        return Exam(self.data.spec, self.metric, examples, bar)
+
+
+@dataclass
+class Preparer:
+    """Reads each task once, however many variants use it."""
+
+    registry: Registry
+    emit: Emit
+    _read: dict[tuple[str, str | None, RowLimits], PreparedTask] = field(default_factory=dict)
+
+    def tasks(self, config: RunConfig) -> dict[str, PreparedTask]:
+        """Every task that the configuration names, in its order."""
+        return {entry.name: self._task(entry, config) for entry in self.registry.tasks(config.tasks)}
+
+    def _task(self, entry: Entry, config: RunConfig) -> PreparedTask:
+        key = (entry.name, config.data, config.rows)
+        if key not in self._read:
+            adapter = self.registry.build_task(entry, Path(config.data) if config.data else None)
+            metric = find_metric(adapter, adapter.spec.metric)
+            beside = {name: find_metric(adapter, name) for name in adapter.spec.beside}
+            data, aside = read_task(entry.name, adapter, config.rows, f"{entry.plugin.distribution} {entry.plugin.version}")
+            self.emit(events.RowsRead(entry.name, len(data.train), len(data.validation), len(aside)))
+            findings = check_rows(data, allow_leaks=config.rows.allow_leaks)
+            prepared = PreparedTask(data, entry.plugin, metric, beside, findings, aside, digest(data))
+            for warning in prepared.warnings:
+                self.emit(events.Warned(entry.name, warning))
+            self._read[key] = prepared
+        return self._read[key]
+
+
+def across_tasks(tasks: Mapping[str, PreparedTask]) -> list[str]:
+    """Warnings about rows that several tasks share."""
+    return shared_rows([t.data for t in tasks.values()])
+
+
+def profiles(tasks: Mapping[str, PreparedTask], config: RunConfig) -> list[TaskProfile]:
+    """What is known of the tasks before references: sizes, and resources where the run file assumes them."""
+    if unknown := sorted(set(config.resource) - set(tasks)):
+        raise ConfigError(f"[resource] names {', '.join(unknown)}, which the run does not train (tasks: {', '.join(tasks)})")
+    return [
+        TaskProfile(
+            name=name,
+            spec=task.data.spec,
+            train_rows=len(task.data.train),
+            validation_rows=len(task.data.validation),
+            resource=config.resource.get(name, "unknown"),
+            resource_is_assumed=name in config.resource,
+        )
+        for name, task in tasks.items()
+    ]
+
+
+def group_tasks(task_filter: TaskFilter, task_profiles: Sequence[TaskProfile]) -> list[Group]:
+    """The filter's groups; raises ConfigError unless they hold every task exactly once and names are distinct."""
+    groups = list(task_filter.group(task_profiles))
+    members = sorted(task for group in groups for task in group.tasks)
+    if members != sorted(p.name for p in task_profiles) or len({g.name for g in groups}) != len(groups):
+        raise ConfigError(f"filter {task_filter.name!r} must put every task into exactly one group of its own name; it gave {[(g.name, g.tasks) for g in groups]}")
+    return groups
+

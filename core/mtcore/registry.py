@@ -1,0 +1,131 @@
+"""Names to classes, each with its owner; resolves what a run file names and checks its options."""
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+from mtcore.config import nearest, validate
+from mtcore.contracts import Component, Method, Observer, Sampler, StageScheduler, TaskAdapter, TaskFilter
+from mtcore.errors import ConfigError, PluginError, UnknownName
+from mtcore.types import FilterUse, MethodUse, ObserverUse, SamplerUse, SchedulerUse, Use
+
+KINDS: Mapping[str, type[Component]] = {
+    "filter": TaskFilter,
+    "sampler": Sampler,
+    "scheduler": StageScheduler,
+    "method": Method,
+    "observer": Observer,
+}
+Built = TypeVar("Built", bound=Component)
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A discovered plugin: who ships it, what it provides, and why it is not loaded where it is not."""
+
+    name: str
+    distribution: str
+    version: str
+    status: Literal["loaded", "failed", "blocked"]
+    provides: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered class and the plugin it is from."""
+
+    kind: str
+    name: str
+    cls: type
+    plugin: Plugin
+
+
+class Registry:
+    """Everything that the loaded plugins provide."""
+
+    def __init__(self, plugins: Sequence[Plugin], entries: Sequence[Entry]) -> None:
+        self.plugins = tuple(plugins)
+        self._entries = tuple(entries)
+
+    def entries(self, kind: str) -> list[Entry]:
+        return [entry for entry in self._entries if entry.kind == kind]
+
+    def find(self, kind: str, name: str) -> Entry:
+        """The component of that name, or of that `plugin/name`.
+
+        Raises PluginError where the plugin it names is not loaded, UnknownName with the nearest names, ConfigError where two answer.
+        """
+        if "/" in name:
+            self._require_plugin(name.split("/")[0], f"{kind} {name!r}")
+        found = [e for e in self.entries(kind) if name in (e.name, f"{e.plugin.name}/{e.name}")]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            owners = " or ".join(repr(f"{e.plugin.name}/{e.name}") for e in found)
+            raise ConfigError(f"{kind} {name!r} is provided by several plugins: say {owners}")
+        self._require_plugin(name, f"{kind} {name!r}")
+        known = sorted(e.name for e in self.entries(kind))
+        raise UnknownName(f"no {kind} is called {name!r}{nearest(name, known)} Installed: {', '.join(known) or 'none'}.{self.not_loaded()}")
+
+    def build(self, use: Use) -> Any:
+        """Build the component that `use` names, and check the components that its options name in turn."""
+        entry = self.find(use.kind, use.use)
+        config = validate(entry.cls.Config, use.options, f"{use.kind} {use.use!r}")
+        for value in config.__dict__.values():
+            if isinstance(value, Use):
+                self.build(value)
+        return entry.cls(config)
+
+    def filter(self, use: FilterUse) -> TaskFilter:
+        return cast(TaskFilter, self.build(use))
+
+    def sampler(self, use: SamplerUse) -> Sampler:
+        return cast(Sampler, self.build(use))
+
+    def scheduler(self, use: SchedulerUse) -> StageScheduler:
+        return cast(StageScheduler, self.build(use))
+
+    def method(self, use: MethodUse) -> Method:
+        return cast(Method, self.build(use))
+
+    def observer(self, use: ObserverUse) -> Observer:
+        return cast(Observer, self.build(use))
+
+    def tasks(self, patterns: Sequence[str]) -> list[Entry]:
+        """Task entries in the order of the patterns, each once. A pattern that matches nothing is an error that says why."""
+        known = {e.name: e for e in self.entries("task")}
+        chosen: dict[str, Entry] = {}
+        for pattern in patterns:
+            names = sorted(fnmatch.filter(known, pattern)) if _is_pattern(pattern) else [pattern] if pattern in known else []
+            if not names:
+                self._require_plugin(pattern.split("/")[0], f"task {pattern!r}")
+                raise UnknownName(f"no task is called {pattern!r}{nearest(pattern, list(known))} Installed: {', '.join(known) or 'none'}.{self.not_loaded()}")
+            chosen.update({name: known[name] for name in names})
+        return list(chosen.values())
+
+    def build_task(self, entry: Entry, data: Path | None) -> TaskAdapter:
+        return cast(type[TaskAdapter], entry.cls)(data)
+
+    def not_loaded(self) -> str:
+        """What to add to an unknown name: which plugins are installed and could not be asked."""
+        broken = [f"{p.name} ({p.distribution}): {p.status}{': ' + p.error if p.error else ''}" for p in self.plugins if p.status != "loaded"]
+        return f" Not loaded: {'; '.join(broken)}." if broken else ""
+
+    def _require_plugin(self, name: str, what: str) -> None:
+        """Raise PluginError where a plugin of that name is installed and not loaded: a run that names it must not go on without it."""
+        for plugin in self.plugins:
+            if name in (plugin.name, plugin.distribution) and plugin.status != "loaded":
+                raise PluginError(
+                    f"{what} is asked for, but plugin {plugin.name!r} of {plugin.distribution} {plugin.version} is {plugin.status}: {plugin.error}. "
+                    "Mend or reinstall it, or take it out of the run."
+                )
+
+
+def _is_pattern(name: str) -> bool:
+    return any(c in name for c in "*?[")
+
+
+__all__ = ["KINDS", "Entry", "Plugin", "Registry"]

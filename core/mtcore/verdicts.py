@@ -1,0 +1,151 @@
+"""From answers to verdicts: every task against its reference, what to deploy, what it cost, what a reader must know."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from mtcore.config import RunConfig
+from mtcore.contracts import Method, StageScheduler
+from mtcore.evaluation.evaluate import statistics
+from mtcore.evaluation.qualify import deployment, judge
+from mtcore.evaluation.report import GroupOutcome, TaskOutcome, VariantOutcome
+from mtcore.modeling.load import Base
+from mtcore.preparation import PreparedTask
+from mtcore.references import Reference, with_references
+from mtcore.types import Answer, Cost, Fitted, Frozen, Group, TaskProfile
+
+Measured = Mapping[tuple[str, int], Reference]
+"""References by task and seed."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One variant, ready to be trained."""
+
+    name: str
+    config: RunConfig
+    tasks: Mapping[str, PreparedTask]
+    profiles: Sequence[TaskProfile]
+    groups: Sequence[Group]
+    base: Base
+    method: Method
+    scheduler: StageScheduler
+    warnings: Sequence[str]
+
+
+class GroupResult(Frozen):
+    """One group fitted under one seed, and what its model answered."""
+
+    fingerprint: str
+    fitted: Fitted | None
+    """None where every task is its own model: the reference is the result."""
+    answers: dict[str, tuple[Answer, ...]]
+    failures: dict[str, str]
+
+
+def judge_variant(
+    run: str, prepared: Prepared, measured: Measured, results: Mapping[tuple[str, int], GroupResult], reused: int
+) -> VariantOutcome:
+    """Verdicts of all tasks, what to deploy, and what it cost."""
+    seeds = prepared.config.seeds
+    groups = [
+        GroupOutcome(
+            name=group.name,
+            reason=group.reason,
+            tasks=[_judge_task(name, group, prepared, measured, results) for name in group.tasks],
+            stages=[stage for seed in seeds for stage in _stages(results[group.name, seed].fitted, seed, prepared)],
+        )
+        for group in prepared.groups
+    ]
+    cost = {"references": sum((r.cost for r in measured.values()), Cost())}
+    for result in results.values():
+        for done in result.fitted.done if result.fitted else ():
+            cost[f"stage {done.stage.name}"] = cost.get(f"stage {done.stage.name}", Cost()) + done.cost
+    evaluating = sum((r.fitted.evaluation_cost for r in results.values() if r.fitted), Cost())
+    if not prepared.scheduler.alone:
+        cost["evaluation"] = evaluating
+    plugins = {t.plugin.distribution: t.plugin.version for t in prepared.tasks.values()}
+    packages = {name: version(name) for name in ("mtcore", "torch", "transformers", "tokenizers", "accelerate", "numpy")}
+    tasks = [name for group in prepared.groups for name in group.tasks]
+    return VariantOutcome(
+        run=run,
+        variant=prepared.name,
+        model=prepared.config.model,
+        method=prepared.config.method.use,
+        seeds=seeds,
+        groups=groups,
+        deployment=deployment({} if prepared.scheduler.alone else {g.name: g.qualified for g in groups}, tasks),
+        is_alone=prepared.scheduler.alone,
+        cost=cost,
+        reference_reused=reused,
+        warnings=[*prepared.warnings, *_verdict_warnings(prepared, measured, results)],
+        versions={"python": platform.python_version(), **packages, **plugins},
+    )
+
+
+def _judge_task(
+    name: str, group: Group, prepared: Prepared, measured: Measured, results: Mapping[tuple[str, int], GroupResult]
+) -> TaskOutcome:
+    task, seeds = prepared.tasks[name], prepared.config.seeds
+    references = [measured[name, seed] for seed in seeds]
+    mine = [results[group.name, seed] for seed in seeds]
+    failure = next((r.failures[name] for r in mine if name in r.failures), "")
+    exam, verdict, beside = task.exam(task.judged_on), None, {}
+    if not failure:
+        own = [statistics(exam, r.answers) for r in references]
+        shared = [statistics(exam, r.answers[name]) for r in mine]
+        verdict = judge(task.metric, own, shared, task.floors.majority_statistics, name=name)
+        gold = [e.answer for e in task.judged_on]
+        for other, metric in task.beside.items():
+            beside[other] = sum(float(metric.score(metric.statistics(task.data.spec, r.answers[name], gold).sum(0))) for r in mine) / len(mine)
+    profile = next(p for p in with_references(prepared.profiles, {p.name: measured[p.name, seeds[0]] for p in prepared.profiles}) if p.name == name)
+    return TaskOutcome(
+        name=name,
+        metric=task.metric.name,
+        verdict=verdict,
+        failure=failure,
+        floors={"majority": task.floors.majority, "bag-of-words": task.floors.bag_of_words},
+        beside=beside,
+        saturation_epoch=[r.saturation_epoch for r in references],
+        resource=profile.resource,
+        resource_is_assumed=profile.resource_is_assumed,
+    )
+
+
+def _stages(fitted: Fitted | None, seed: int, prepared: Prepared) -> list[dict[str, Any]]:
+    """What each stage did, as the report tells it."""
+    return [
+        {
+            "name": done.stage.name,
+            "seed": seed,
+            "steps": done.steps,
+            "ended": done.ended,
+            "note": done.mixture.note,
+            "tasks": {
+                name: {"share": done.mixture.shares[name], "draws": draws, "passes": draws / len(prepared.tasks[name].data.train)}
+                for name, draws in done.draws.items()
+            },
+            "evaluations": [e.model_dump(mode="json", exclude={"stage", "checkpoint"}) for e in done.evaluations],
+        }
+        for done in (fitted.done if fitted else ())
+    ]
+
+
+def _verdict_warnings(prepared: Prepared, measured: Measured, results: Mapping[tuple[str, int], GroupResult]) -> list[str]:
+    """What a reader of the verdicts must know."""
+    told = []
+    for (name, seed), reference in measured.items():
+        when = f" under seed {seed}" if len(prepared.config.seeds) > 1 else ""
+        if reference.is_at_chance:
+            told.append(f"{name}: its own model{when} is at chance ({reference.score:.4f}); it cannot be qualified against that")
+        if reference.is_cut_short:
+            told.append(f"{name}: its best epoch{when} is the last one allowed ({reference.saturation_epoch}); its reference may be too low")
+    for (group, _), result in results.items():
+        notes = [note for d in (result.fitted.done if result.fitted else ()) for note in (d.stage.note, d.mixture.note) if note]
+        told += [f"group {group}: {note}" for note in notes]
+    for name, task in prepared.tasks.items():
+        if len(task.judged_on) < 1000:
+            told.append(f"{name}: {len(task.judged_on)} rows decide; a bar of 1 % lies inside their noise, read P and the interval")
+    return told
