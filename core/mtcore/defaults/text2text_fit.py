@@ -179,6 +179,8 @@ def _evaluate_and_save(
         average=judged.average,
         checkpoint=name,
     )
+    # prompts and tries through the body; attention and head are left out, so this is a lower bound
+    spent = Cost(tokens=judged.tokens, flops=trainee.size.forward_flops(judged.tokens, 0, 0), seconds=judged.seconds)
     workspace.emit(events.Evaluated(workspace.work, evaluation))
     for task, reason in judged.failures.items():
         workspace.emit(events.Warned(task, f"evaluation failed: {reason}"))
@@ -187,7 +189,7 @@ def _evaluate_and_save(
             "saved": progress.saved + 1,
             "evaluations": (*progress.evaluations, evaluation),
             "ledger": progress.ledger.append(LedgerEntry(stage=stage.name, position=draws, evaluation=evaluation)),
-            "evaluation_cost": progress.evaluation_cost + Cost(tokens=judged.tokens, seconds=judged.seconds),
+            "evaluation_cost": progress.evaluation_cost + spent,
         }
     )
     trainee.save(workspace.folder, name, json.loads(progress.model_dump_json()))

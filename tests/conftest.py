@@ -1,0 +1,50 @@
+"""Toys that many tests share: a tiny base with random weights, a small task, rows on disk."""
+
+import gzip
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mtcore.types import TaskSpec
+
+CORPUS = ["今天天气很好，我们去公园散步。", "这家酒店的服务态度不错，房间也很干净。", "The quick brown fox jumps over the lazy dog."] * 20
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Qwen2-architecture base with random weights and a byte-level tokenizer of 400 tokens."""
+    from mtcore.modeling.tiny import new_decoder, train_tokenizer
+
+    folder = tmp_path_factory.mktemp("bases") / "toy"
+    folder.mkdir()
+    train_tokenizer(CORPUS, 400, folder)
+    new_decoder(vocabulary=400, width=32, layers=2, heads=2, context=256, eos_id=0, seed=3).save_pretrained(folder)
+    return folder
+
+
+def make_spec(**changes: Any) -> TaskSpec:
+    """A binary task on one field, with changes."""
+    table: dict[str, Any] = {
+        "name": "toy",
+        "output": "binary",
+        "input": "single-sentence",
+        "fields": ("text",),
+        "instruction": "判断情感",
+        "template": "文本：{text}\n答案：",
+        "words": {"0": "差", "1": "好"},
+        "metric": "accuracy",
+        "licence": "none",
+        "source": "made up",
+    }
+    return TaskSpec(**{**table, **changes})
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Rows as gzipped JSON lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return path
