@@ -7,6 +7,7 @@ from difflib import SequenceMatcher
 from typing import Any, ClassVar
 
 import numpy as np
+
 from mtcore.contracts import Array, Metric, TaskAdapter
 from mtcore.data.sources import HubSource, RawRow, task_rows
 from mtcore.hookspecs import hookimpl

@@ -57,7 +57,7 @@ def build_base(corpus: Path, folder: Path, recipe: BaseRecipe, progress: Callabl
     """
     from tokenizers import Tokenizer
 
-    from mtcore.modeling.tiny import new_decoder, train_tokenizer
+    from mtcore.modeling.tiny import END, new_decoder, train_tokenizer
     from mtcore.training.checkpoint import newest_checkpoint, prune
     from mtcore.training.distributed import make_accelerator
     from mtcore.training.loop import warm_up_then_decay
@@ -65,12 +65,16 @@ def build_base(corpus: Path, folder: Path, recipe: BaseRecipe, progress: Callabl
 
     work = folder / "work"
     work.mkdir(parents=True, exist_ok=True)
-    provenance = {"corpus": [[p.name, p.stat().st_size] for p in corpus_files(corpus)], "recipe": asdict(recipe), "mtcore": __version__}
+    provenance: dict[str, object] = {
+        "corpus": [[p.name, p.stat().st_size] for p in corpus_files(corpus)],
+        "recipe": asdict(recipe),
+        "mtcore": __version__,
+    }
     _keep_or_refuse(work / "base.json", provenance)
     if not (work / "tokenizer.json").exists():
         train_tokenizer(corpus_texts(corpus), recipe.vocabulary, work)
     tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
-    eos_id = tokenizer.token_to_id("<|endoftext|>")
+    eos_id = int(tokenizer.token_to_id(END) or 0)
     steps = _plan_steps(_encode_corpus(corpus, tokenizer, eos_id, recipe.sequence), recipe)
 
     model = new_decoder(
@@ -103,7 +107,9 @@ def corpus_files(corpus: Path) -> list[Path]:
     files = sorted(p for p in ([corpus] if corpus.is_file() else corpus.rglob("*")) if p.name.endswith(TEXT_SUFFIXES))
     files = [p for p in files if p.name.startswith("train")] or files
     if not files:
-        raise MissingData(f"--corpus {corpus}: no text there. It takes a file or folder of {', '.join(TEXT_SUFFIXES)} (JSON lines with a field 'text').")
+        raise MissingData(
+            f"--corpus {corpus}: no text there. It takes a file or folder of {', '.join(TEXT_SUFFIXES)} (JSON lines with a field 'text')."
+        )
     return files
 
 
@@ -119,7 +125,9 @@ def corpus_texts(corpus: Path) -> Iterator[str]:
 def _keep_or_refuse(path: Path, provenance: dict[str, object]) -> None:
     text = json.dumps(provenance, indent=2, ensure_ascii=False)
     if path.exists() and path.read_text() != text:
-        raise ResumeMismatch(f"{path.parent} holds work from another corpus or recipe. Choose another name, or delete {path.parent.parent}.")
+        raise ResumeMismatch(
+            f"{path.parent} holds work from another corpus or recipe. Choose another name, or delete {path.parent.parent}."
+        )
     path.write_text(text)
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mtcore.types import (
     Answer,
+    Base,
     Evaluation,
     Fitted,
     Frozen,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from mtcore.events import Event
-    from mtcore.modeling.load import Base
 
 Array = NDArray[np.float64]
 
@@ -173,7 +173,7 @@ class Workspace:
     bundle: Path
     seed: int
     tasks: Mapping[str, TaskData]
-    base: "Base"
+    base: Base
     accelerator: "Callable[[str], Accelerator]"
     """Makes this process's accelerator for a precision, `fp32` or `bf16`."""
     emit: "Callable[[Event], None]"
@@ -212,7 +212,7 @@ class Method(Component, ABC):
         """How a task is measured alone; None: by this method itself with the same options."""
         return None
 
-    def preview(self, tasks: Mapping[str, TaskData], base: "Base") -> Mapping[str, Preview]:
+    def preview(self, tasks: Mapping[str, TaskData], base: Base) -> Mapping[str, Preview]:
         """What can be said of each task before training, without torch: mean tokens an example, truncation, warnings."""
         return {}
 

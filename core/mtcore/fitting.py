@@ -7,9 +7,8 @@ from pathlib import Path
 from mtcore.contracts import Method, Stages, Workspace
 from mtcore.evaluation.evaluate import evaluate
 from mtcore.events import Event
-from mtcore.modeling.load import Base
 from mtcore.preparation import PreparedTask
-from mtcore.types import Fitted, Group
+from mtcore.types import Base, Fitted, Group
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from mtcore.registry import Registry
 from mtcore.types import Group, Ledger, TaskProfile
 from mtcore.verdicts import GroupResult, Measured, Prepared, judge_variant
 
+
 def train(run: RunFile, registry: Registry, fitting: Fitting, folder: Path) -> list[VariantOutcome]:
     """Do everything that the run file asks for and is not yet done; the same call resumes."""
     with locked(folder, wanted=fitting.is_main):
@@ -69,7 +70,9 @@ def measure(prepared: Prepared, registry: Registry, fitting: Fitting) -> tuple[M
     use = reference_use(prepared.method, config.method)
     before = {p.parent.name for p in store.folder.glob("*/reference.json")}
     measured = {
-        (p.name, seed): store.get(p.name, prepared.tasks[p.name], p, config, use, prepared.base, seed) for seed in config.seeds for p in prepared.profiles
+        (p.name, seed): store.get(p.name, prepared.tasks[p.name], p, config, use, prepared.base, seed)
+        for seed in config.seeds
+        for p in prepared.profiles
     }
     return measured, sum(r.key in before for r in measured.values())
 
@@ -119,8 +122,10 @@ def keep_or_refuse(folder: Path, run: RunFile, registry: Registry, *, write: boo
         changed = [k for k in now[name] if k not in ("observers", "out", "keep_reference_weights") and now[name][k] != before[name].get(k)]
         if changed:
             what = "; ".join(f"{k}: was {json.dumps(before[name].get(k))}, now {json.dumps(now[name][k])}" for k in changed)
-            raise ResumeMismatch(f"{folder} was begun with another configuration{f' of variant {name!r}' if name else ''}. {what}. "
-                                 "Give the run file another name, undo the change, or start over with --restart.")
+            raise ResumeMismatch(
+                f"{folder} was begun with another configuration{f' of variant {name!r}' if name else ''}. {what}. "
+                "Give the run file another name, undo the change, or start over with --restart."
+            )
     if write:
         plugins = [asdict(p) for p in registry.plugins]
         write_json(path, {"run": run.name, "variants": {**before, **now}, "plugins": plugins, "mtcore": version("mtcore")})

@@ -104,14 +104,30 @@ def write_order(plan: RunPlan, path: Path) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema([("group", pa.string()), ("stage", pa.string()), ("position", pa.int64()), ("task", pa.string()), ("row", pa.int64()), ("pass", pa.int64())])
+    schema = pa.schema(
+        [
+            ("group", pa.string()),
+            ("stage", pa.string()),
+            ("position", pa.int64()),
+            ("task", pa.string()),
+            ("row", pa.int64()),
+            ("pass", pa.int64()),
+        ]
+    )
     rows = 0
     with pq.ParquetWriter(path, schema) as file:
         for group, stage, mixture in plan.plans():
             names, position = [t.name for t in mixture.tasks], 0
             for window in mixture.blocks():
                 count = len(window.task)
-                columns = [[group] * count, [stage] * count, range(position, position + count), [names[i] for i in window.task], window.row, window.turn]
+                columns = [
+                    [group] * count,
+                    [stage] * count,
+                    range(position, position + count),
+                    [names[i] for i in window.task],
+                    window.row,
+                    window.turn,
+                ]
                 file.write_table(pa.table(dict(zip(schema.names, columns, strict=True)), schema=schema))
                 position += count
             rows += position

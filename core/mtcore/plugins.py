@@ -43,7 +43,9 @@ def load_plugins(*, environment: str | None = None, allow: Sequence[str] | None 
             continue
         try:
             if len(owners[name]) > 1 or sum(e.name == name for e, _, _ in found) > 1:
-                raise PluginError(f"{len(found)} plugins found, and more than one is called {name!r}: in {', '.join(sorted(owners[name]))}; uninstall one")
+                raise PluginError(
+                    f"{len(found)} plugins found, and more than one is called {name!r}: in {', '.join(sorted(owners[name]))}; uninstall one"
+                )
             mine = _load(entry_point)
             provides |= {f"{kind}s": tuple(n for k, n, _ in mine if k == kind) for kind in HOOKS}
             plugin = Plugin(name, distribution, version, "loaded", provides)
@@ -116,7 +118,7 @@ def _checked_name(kind: str, hook: str, cls: Any) -> str:
             raise PluginError(f"task {cls.__name__} has no `spec = TaskSpec(…)`")
         return cls.spec.name
     if not isinstance(getattr(cls, "name", None), str) or not issubclass(cls.Config, Component.Config.__base__ or object):
-        raise PluginError(f"{kind} {cls.__name__} needs `name = \"…\"` and a nested `class Config(Options)`")
+        raise PluginError(f'{kind} {cls.__name__} needs `name = "…"` and a nested `class Config(Options)`')
     _check_signatures(cls, contract)
     return str(cls.name)
 

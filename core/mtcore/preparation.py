@@ -122,6 +122,7 @@ def group_tasks(task_filter: TaskFilter, task_profiles: Sequence[TaskProfile]) -
     groups = list(task_filter.group(task_profiles))
     members = sorted(task for group in groups for task in group.tasks)
     if members != sorted(p.name for p in task_profiles) or len({g.name for g in groups}) != len(groups):
-        raise ConfigError(f"filter {task_filter.name!r} must put every task into exactly one group of its own name; it gave {[(g.name, g.tasks) for g in groups]}")
+        raise ConfigError(
+            f"filter {task_filter.name!r} must put every task into exactly one group of its own name; it gave {[(g.name, g.tasks) for g in groups]}"
+        )
     return groups
-

@@ -18,10 +18,9 @@ from mtcore.evaluation.evaluate import evaluate, statistics
 from mtcore.evaluation.qualify import judge
 from mtcore.files import write_text
 from mtcore.fitting import Fitting
-from mtcore.modeling.load import Base
 from mtcore.preparation import PreparedTask
 from mtcore.registry import Registry
-from mtcore.types import Answer, Cost, Evaluation, Frozen, Group, MethodUse, Resource, TaskProfile
+from mtcore.types import Answer, Base, Cost, Evaluation, Frozen, Group, MethodUse, Resource, TaskProfile
 
 HIGH_FROM_EPOCH = 5
 """A task that saturates in this epoch or later is high-resource (paper, section 4.2; exactly 5 is ours)."""
@@ -61,7 +60,9 @@ class ReferenceStore:
     registry: Registry
     fitting: Fitting
 
-    def get(self, name: str, task: PreparedTask, profile: TaskProfile, config: RunConfig, use: MethodUse, base: Base, seed: int) -> Reference:
+    def get(
+        self, name: str, task: PreparedTask, profile: TaskProfile, config: RunConfig, use: MethodUse, base: Base, seed: int
+    ) -> Reference:
         """The reference of one task; interrupted work goes on where it stood."""
         method, scheduler = self.registry.method(use), self.registry.scheduler(config.reference)
         recipe = _recipe(task, method, scheduler, base, seed)
@@ -109,9 +110,12 @@ class ReferenceStore:
         )
         judged = evaluate(method.load(Path(fitted.bundle)), {name: task.exam(task.judged_on)})
         if name in judged.failures:
-            raise RunError(f"reference {name}: {judged.failures[name]}. Without a reference the task cannot be judged; mend its metric or take it out.")
+            raise RunError(
+                f"reference {name}: {judged.failures[name]}. Without a reference the task cannot be judged; mend its metric or take it out."
+            )
         curve = tuple(e for done in fitted.done for e in done.evaluations)
-        saturation = max(1, math.ceil(fitted.chosen.epoch - 1e-9)) if fitted.chosen else None
+        # an epoch of rows need not be a whole number of draws between evaluations: a hundredth over is still that epoch
+        saturation = max(1, math.ceil(fitted.chosen.epoch - 0.01)) if fitted.chosen else None
         is_cut_short = bool(fitted.chosen and fitted.chosen == curve[-1] and fitted.done[-1].ended == "complete")
         own = statistics(task.exam(task.judged_on), judged.answers[name])
         verdict = judge(task.metric, [own], [own], task.floors.majority_statistics, name=name)
@@ -134,7 +138,9 @@ class ReferenceStore:
 
     def _ready(self, reference: Reference, source: Any) -> None:
         self.fitting.emit(
-            events.ReferenceReady(reference.task, reference.score, reference.saturation_epoch, reference.resource, reference.is_at_chance, source)
+            events.ReferenceReady(
+                reference.task, reference.score, reference.saturation_epoch, reference.resource, reference.is_at_chance, source
+            )
         )
 
 
@@ -151,7 +157,9 @@ def with_references(profiles: Sequence[TaskProfile], references: Mapping[str, Re
     for profile in profiles:
         reference = references[profile.name]
         resource = profile.resource if profile.resource_is_assumed else reference.resource
-        known.append(profile.model_copy(update={"bar": reference.bar, "saturation_epoch": reference.saturation_epoch, "resource": resource}))
+        known.append(
+            profile.model_copy(update={"bar": reference.bar, "saturation_epoch": reference.saturation_epoch, "resource": resource})
+        )
     return known
 
 
@@ -162,7 +170,9 @@ def reference_use(method: Method, use: MethodUse) -> MethodUse:
 
 def _recipe(task: PreparedTask, method: Method, scheduler: StageScheduler, base: Base, seed: int) -> dict[str, Any]:
     if not scheduler.alone:
-        raise ConfigError(f"reference = {{ use = {scheduler.name!r} }}: a reference is trained by a scheduler for single tasks, such as 'single-task'")
+        raise ConfigError(
+            f"reference = {{ use = {scheduler.name!r} }}: a reference is trained by a scheduler for single tasks, such as 'single-task'"
+        )
     return {
         "task": task.digest,
         "metric": [task.metric.name, task.metric.version],

@@ -39,7 +39,8 @@ class Entry:
 
     kind: str
     name: str
-    cls: type
+    cls: Any
+    """The class itself: a TaskAdapter for tasks, a Component for all other kinds."""
     plugin: Plugin
 
 
@@ -102,16 +103,20 @@ class Registry:
             names = sorted(fnmatch.filter(known, pattern)) if _is_pattern(pattern) else [pattern] if pattern in known else []
             if not names:
                 self._require_plugin(pattern.split("/")[0], f"task {pattern!r}")
-                raise UnknownName(f"no task is called {pattern!r}{nearest(pattern, list(known))} Installed: {', '.join(known) or 'none'}.{self.not_loaded()}")
+                raise UnknownName(
+                    f"no task is called {pattern!r}{nearest(pattern, list(known))} Installed: {', '.join(known) or 'none'}.{self.not_loaded()}"
+                )
             chosen.update({name: known[name] for name in names})
         return list(chosen.values())
 
     def build_task(self, entry: Entry, data: Path | None) -> TaskAdapter:
-        return cast(type[TaskAdapter], entry.cls)(data)
+        return cast(TaskAdapter, entry.cls(data))
 
     def not_loaded(self) -> str:
         """What to add to an unknown name: which plugins are installed and could not be asked."""
-        broken = [f"{p.name} ({p.distribution}): {p.status}{': ' + p.error if p.error else ''}" for p in self.plugins if p.status != "loaded"]
+        broken = [
+            f"{p.name} ({p.distribution}): {p.status}{': ' + p.error if p.error else ''}" for p in self.plugins if p.status != "loaded"
+        ]
         return f" Not loaded: {'; '.join(broken)}." if broken else ""
 
     def _require_plugin(self, name: str, what: str) -> None:

@@ -3,9 +3,12 @@
 import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mtcore.errors import ModelError
 
 OutputKind = Literal["binary", "ordinal", "multi-class", "multi-label", "regression", "generation"]
 InputKind = Literal["single-sentence", "sentence-pair", "passage-question", "conversation"]
@@ -76,7 +79,9 @@ class TaskSpec(Frozen):
     def _is_consistent(self) -> Self:
         placeholders = [name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None]
         if sorted(placeholders) != sorted(self.fields):
-            raise ValueError(f"template holds {{{'}, {'.join(placeholders)}}}; fields are {', '.join(self.fields)}: each must stand there once")
+            raise ValueError(
+                f"template holds {{{'}, {'.join(placeholders)}}}; fields are {', '.join(self.fields)}: each must stand there once"
+            )
         if unknown := set(self.document_fields) - set(self.fields):
             raise ValueError(f"document_fields {sorted(unknown)} are not among fields {list(self.fields)}")
         for line in self.template.split("\n"):
@@ -86,7 +91,9 @@ class TaskSpec(Frozen):
         if self.output in ("binary", "ordinal", "multi-class", "multi-label"):
             least = {"binary": 2, "multi-label": 1}.get(self.output, 2)
             if len(self.words) < least or (self.output == "binary" and len(self.words) != 2):
-                raise ValueError(f"a {self.output} task needs {'exactly' if self.output == 'binary' else 'at least'} {least} words, not {len(self.words)}")
+                raise ValueError(
+                    f"a {self.output} task needs {'exactly' if self.output == 'binary' else 'at least'} {least} words, not {len(self.words)}"
+                )
             answers = [*self.words.values(), *([self.none_word] if self.output == "multi-label" else [])]
             if not all(answers) or len(set(answers)) != len(answers):
                 raise ValueError("answer words (and none_word, for multi-label) must be present and differ from each other")
@@ -313,7 +320,32 @@ class Fitted(Frozen):
         return sum((d.cost for d in self.done), Cost())
 
 
-# --- requests and answers --------------------------------------------------------------------------------------------------------------
+# --- models and requests --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model as a frozen input: where its files are, and the hash that names their content."""
+
+    name: str
+    folder: Path
+    digest: str
+    config: dict[str, Any]
+
+    @property
+    def eos_id(self) -> int:
+        """The id that ends an answer."""
+        eos = self.config.get("eos_token_id")
+        if isinstance(eos, list) and eos:
+            eos = eos[0]
+        if not isinstance(eos, int):
+            raise ModelError(f"{self.folder / 'config.json'} names no eos_token_id, so answers could not end; add it there")
+        return eos
+
+    @property
+    def context(self) -> int:
+        """The most tokens the model can see at once."""
+        return int(self.config.get("max_position_embeddings") or 1 << 30)
 
 
 @dataclass(frozen=True)

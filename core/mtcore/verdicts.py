@@ -11,10 +11,9 @@ from mtcore.contracts import Method, StageScheduler
 from mtcore.evaluation.evaluate import statistics
 from mtcore.evaluation.qualify import deployment, judge
 from mtcore.evaluation.report import GroupOutcome, TaskOutcome, VariantOutcome
-from mtcore.modeling.load import Base
 from mtcore.preparation import PreparedTask
 from mtcore.references import Reference, with_references
-from mtcore.types import Answer, Cost, Fitted, Frozen, Group, TaskProfile
+from mtcore.types import Answer, Base, Cost, Fitted, Frozen, Group, TaskProfile
 
 Measured = Mapping[tuple[str, int], Reference]
 """References by task and seed."""
@@ -99,8 +98,12 @@ def _judge_task(
         verdict = judge(task.metric, own, shared, task.floors.majority_statistics, name=name)
         gold = [e.answer for e in task.judged_on]
         for other, metric in task.beside.items():
-            beside[other] = sum(float(metric.score(metric.statistics(task.data.spec, r.answers[name], gold).sum(0))) for r in mine) / len(mine)
-    profile = next(p for p in with_references(prepared.profiles, {p.name: measured[p.name, seeds[0]] for p in prepared.profiles}) if p.name == name)
+            beside[other] = sum(float(metric.score(metric.statistics(task.data.spec, r.answers[name], gold).sum(0))) for r in mine) / len(
+                mine
+            )
+    profile = next(
+        p for p in with_references(prepared.profiles, {p.name: measured[p.name, seeds[0]] for p in prepared.profiles}) if p.name == name
+    )
     return TaskOutcome(
         name=name,
         metric=task.metric.name,
@@ -141,7 +144,9 @@ def _verdict_warnings(prepared: Prepared, measured: Measured, results: Mapping[t
         if reference.is_at_chance:
             told.append(f"{name}: its own model{when} is at chance ({reference.score:.4f}); it cannot be qualified against that")
         if reference.is_cut_short:
-            told.append(f"{name}: its best epoch{when} is the last one allowed ({reference.saturation_epoch}); its reference may be too low")
+            told.append(
+                f"{name}: its best epoch{when} is the last one allowed ({reference.saturation_epoch}); its reference may be too low"
+            )
     for (group, _), result in results.items():
         notes = [note for d in (result.fitted.done if result.fitted else ()) for note in (d.stage.note, d.mixture.note) if note]
         told += [f"group {group}: {note}" for note in notes]

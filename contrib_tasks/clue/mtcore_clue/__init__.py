@@ -7,7 +7,6 @@ from mtcore.contracts import TaskAdapter
 from mtcore.data.sources import HubSource, RawRow, task_rows
 from mtcore.hookspecs import hookimpl
 from mtcore.types import TaskSpec
-
 from mtcore_clue.labels import IFLYTEK_WORDS, TNEWS_WORDS
 
 NO_YES = {"0": "否", "1": "是"}

@@ -11,10 +11,11 @@ from typing import Any
 import mtcore_clue
 import pluggy
 import pytest
+from mtcore_clue import Afqmc, Csl, Cwsc, Iflytek, Ocnli, Tnews
+
 from mtcore import hookspecs
 from mtcore.contracts import TaskAdapter
 from mtcore.errors import MissingData
-from mtcore_clue import Afqmc, Csl, Cwsc, Iflytek, Ocnli, Tnews
 
 TASKS = mtcore_clue.register_tasks()
 REAL_DATA = os.environ.get("MTCORE_DATA", "")

@@ -9,10 +9,11 @@ import mtcore_cmrc
 import numpy as np
 import pluggy
 import pytest
+from mtcore_cmrc import TOKEN, Cmrc2018, CmrcExactMatch, CmrcF1, clean
+
 from mtcore import hookspecs
 from mtcore.contracts import Metric
 from mtcore.types import Answer
-from mtcore_cmrc import TOKEN, Cmrc2018, CmrcExactMatch, CmrcF1, clean
 
 REAL_DATA = os.environ.get("MTCORE_DATA", "")
 

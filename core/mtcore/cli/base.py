@@ -12,7 +12,12 @@ from mtcore.base import BaseProgress, BaseRecipe, build_base
 
 @click.command()
 @click.argument("name")
-@click.option("--corpus", required=True, type=click.Path(exists=True, path_type=Path), help="Folder or file of .txt or .jsonl (field 'text'), gzipped or not.")
+@click.option(
+    "--corpus",
+    required=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="Folder or file of .txt or .jsonl (field 'text'), gzipped or not.",
+)
 @click.option("--out", default="runs", show_default=True, type=click.Path(path_type=Path), help="Where runs keep their bases.")
 @click.option("--passes", default=1, show_default=True, type=click.IntRange(1), help="Passes over the corpus.")
 @click.option("--width", default=BaseRecipe.width, show_default=True, type=click.IntRange(8))
@@ -23,14 +28,31 @@ from mtcore.base import BaseProgress, BaseRecipe, build_base
 @click.option("--learning-rate", default=BaseRecipe.learning_rate, show_default=True, type=click.FloatRange(0, min_open=True))
 @click.option("--seed", default=1, show_default=True)
 def base(
-    name: str, corpus: Path, out: Path, passes: int, width: int, layers: int, heads: int, vocabulary: int, context: int, learning_rate: float, seed: int
+    name: str,
+    corpus: Path,
+    out: Path,
+    passes: int,
+    width: int,
+    layers: int,
+    heads: int,
+    vocabulary: int,
+    context: int,
+    learning_rate: float,
+    seed: int,
 ) -> None:
     """Build the base NAME: a byte-level BPE tokenizer and a Qwen2-architecture decoder trained on the corpus.
 
     A run file then uses it with `model = "NAME"`. The same command resumes.
     """
     recipe = BaseRecipe(
-        passes=passes, width=width, layers=layers, heads=heads, vocabulary=vocabulary, context=context, learning_rate=learning_rate, seed=seed
+        passes=passes,
+        width=width,
+        layers=layers,
+        heads=heads,
+        vocabulary=vocabulary,
+        context=context,
+        learning_rate=learning_rate,
+        seed=seed,
     )
     folder = out / "bases" / name
     if (folder / "config.json").is_file():
@@ -57,5 +79,11 @@ class _Ticker:
             return
         self._said = now
         left = (now - self._started) / max(1, progress.step - self._first) * (progress.steps - progress.step)
-        line = f"step {progress.step:,} of {progress.steps:,}, loss {progress.loss:.3f}, {progress.tokens_per_second:,.0f} tokens/s, {left / 60:.1f} min left"
-        print(f"\r\x1b[2K{line}" if is_terminal else line, end="" if is_terminal and progress.step != progress.steps else "\n", file=sys.stderr, flush=True)
+        pace = f"{progress.tokens_per_second:,.0f} tokens/s, {left / 60:.1f} min left"
+        line = f"step {progress.step:,} of {progress.steps:,}, loss {progress.loss:.3f}, {pace}"
+        print(
+            f"\r\x1b[2K{line}" if is_terminal else line,
+            end="" if is_terminal and progress.step != progress.steps else "\n",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -53,8 +53,11 @@ def tasks(count: bool, as_json: bool) -> None:
     for row in rows:
         counts = ["–" if row[key] is None else f"{row[key]:,}" for key in ("train_rows", "validation_rows")]
         labels = row["labels"]
-        assert isinstance(labels, list)  # noqa: S101 - for the type checker
-        lines.append([str(row[k]) for k in ("name", "distribution", "output", "input")] + [str(len(labels) or "–"), str(row["metric"]), *counts, str(row["status"])])
+        assert isinstance(labels, list)
+        lines.append(
+            [str(row[k]) for k in ("name", "distribution", "output", "input")]
+            + [str(len(labels) or "–"), str(row["metric"]), *counts, str(row["status"])]
+        )
     print_table(lines)
     for plugin in registry.plugins:
         if plugin.status != "loaded":

@@ -22,7 +22,9 @@ def run_options(command: Command) -> Command:
     """RUN.toml, --set, --variant: what every command on a run file takes."""
     for option in (
         click.option("--variant", "chosen", multiple=True, metavar="NAME", help="Only this variant of the run file; may be repeated."),
-        click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a key of the run file, as in scheduler.stage2.tau=3.33."),
+        click.option(
+            "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a key of the run file, as in scheduler.stage2.tau=3.33."
+        ),
         click.argument("run", required=False, type=click.Path(path_type=Path)),
     ):
         command = option(command)
@@ -41,7 +43,9 @@ def read_run(run: Path | None, settings: Sequence[str], chosen: Sequence[str] = 
 def load_registry(config: RunConfig | None = None) -> Registry:
     """Load the plugins that the environment and the run file allow."""
     rules = config.plugins if config else None
-    return load_plugins(environment=os.environ.get("MTCORE_PLUGINS"), allow=rules.allow if rules else None, deny=rules.deny if rules else ())
+    return load_plugins(
+        environment=os.environ.get("MTCORE_PLUGINS"), allow=rules.allow if rules else None, deny=rules.deny if rules else ()
+    )
 
 
 def print_json(value: Any) -> None:

@@ -14,7 +14,12 @@ from mtcore.preparation import Preparer
 
 @click.command()
 @run_options
-@click.option("--order", type=click.Path(path_type=Path), metavar="FILE.parquet", help="Write the order of all draws: stage, position, task, row, pass.")
+@click.option(
+    "--order",
+    type=click.Path(path_type=Path),
+    metavar="FILE.parquet",
+    help="Write the order of all draws: stage, position, task, row, pass.",
+)
 @json_option
 def plan(run: Path | None, settings: Sequence[str], chosen: Sequence[str], order: Path | None, as_json: bool) -> None:
     """Show groups, stages and draws of RUN.toml, without training and without loading torch.
@@ -44,9 +49,7 @@ def _show(variant: str, table: dict[str, Any]) -> None:
         for stage in group["stages"]:
             lines = [["task", "share", "draws", "passes", "never seen", "token share (estimated)"]]
             if isinstance(stage["tasks"], dict):
-                lines += [
-                    [name, *(_cell(t[key], form) for key, form in FORMS.items())] for name, t in stage["tasks"].items()
-                ]
+                lines += [[name, *(_cell(t[key], form) for key, form in FORMS.items())] for name, t in stage["tasks"].items()]
             else:
                 lines.append(["known after references"] + ["unknown"] * len(FORMS))
             print_table(lines, title=f"stage {stage['name']}, {_cell(stage['steps'], ',')} steps")

@@ -62,8 +62,12 @@ def show(outcome: VariantOutcome) -> None:
     table = task_table(outcome)
     print_table([[*line[1:]] for line in table] if len(outcome.groups) == 1 else table, title=f"{outcome.run} {outcome.variant}".strip())
     for group in outcome.groups:
-        click.echo(f"group {group.name}: {len(group.qualified)} of {len(group.tasks)} qualified, average {100 * group.average:.2f} — {group.reason}")
-    shared = "; ".join(f"the {group} model for {', '.join(tasks)}" for group, tasks in outcome.deployment.shared.items()) or "no shared model"
+        click.echo(
+            f"group {group.name}: {len(group.qualified)} of {len(group.tasks)} qualified, average {100 * group.average:.2f} — {group.reason}"
+        )
+    shared = (
+        "; ".join(f"the {group} model for {', '.join(tasks)}" for group, tasks in outcome.deployment.shared.items()) or "no shared model"
+    )
     single = f"; a model of their own for {', '.join(outcome.deployment.single)}" if outcome.deployment.single else ""
     paper = "–" if outcome.overhead is None else f"{100 * outcome.overhead:.1f} %"
     click.echo(f"put online: {shared}{single}. Deployable overhead {100 * outcome.deployment.overhead:.1f} % (the paper's: {paper})")

@@ -36,7 +36,8 @@ class DataReport:
         rows, told = len(data.train), []
         if self.leaks or self.normalised_leaks:
             told.append(
-                f"{self.leaks} of {len(data.validation)} validation rows are train rows too ({self.normalised_leaks} up to case, space and punctuation)"
+                f"{self.leaks} of {len(data.validation)} validation rows are train rows too "
+                f"({self.normalised_leaks} up to case, space and punctuation)"
             )
         if self.repeats:
             told.append(f"{self.repeats} of {rows} train rows repeat another")

@@ -111,6 +111,10 @@ def subset(task: str, split: str, rows: int, count: int) -> Ints:
     return np.sort(permute(np.arange(min(count, rows), dtype=np.int64), rows, np.array(key("subset", task, split), np.uint64)))
 
 
+_Node = int | tuple["_Node", float, "_Node", float]
+"""A task's index, or two nodes with their weights."""
+
+
 def _apportion(positions: Ints, shares: NDArray[np.float64]) -> Ints:
     """Draws [positions, tasks] of every task up to each position; they sum to the position, never fall, and follow the shares.
 
@@ -119,12 +123,12 @@ def _apportion(positions: Ints, shares: NDArray[np.float64]) -> Ints:
     largest remainders do not promise for small shares. Where every share times the position is whole, so is the result.
     """
     counts = np.zeros((len(positions), len(shares)), np.int64)
-    heap: list[tuple[float, int, object]] = [(float(share), index, index) for index, share in enumerate(shares)]
+    heap: list[tuple[float, int, _Node]] = [(float(share), index, index) for index, share in enumerate(shares)]
     heapq.heapify(heap)
     while len(heap) > 1:
         (light, _, a), (heavy, number, b) = heapq.heappop(heap), heapq.heappop(heap)
         heapq.heappush(heap, (light + heavy, len(shares) + number, (a, light, b, heavy)))
-    pending: list[tuple[object, Ints]] = [(heap[0][2], positions.astype(np.int64))]
+    pending: list[tuple[_Node, Ints]] = [(heap[0][2], positions.astype(np.int64))]
     while pending:
         node, given = pending.pop()
         if isinstance(node, tuple):
@@ -132,7 +136,7 @@ def _apportion(positions: Ints, shares: NDArray[np.float64]) -> Ints:
             part = np.floor(given * (light / (light + heavy) if light + heavy else 0.5) + 0.5).astype(np.int64)
             pending += [(a, part), (b, given - part)]
         else:
-            counts[:, node] = given  # type: ignore[call-overload]
+            counts[:, node] = given
     return counts
 
 

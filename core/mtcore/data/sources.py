@@ -122,7 +122,7 @@ def _no_constant(text: str) -> Any:
     raise ValueError(f"{text} is not JSON")
 
 
-def _skip_line(file: IO[bytes]) -> bool:
+def _skip_line(file: gzip.GzipFile | IO[bytes]) -> bool:
     """Read on to the end of a long line; False where the file ends or breaks off first."""
     try:
         while raw := file.readline(MAX_LINE):

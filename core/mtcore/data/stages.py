@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from mtcore.contracts import Sampler, SamplerFactory, StageScheduler
 from mtcore.data.mixture import MixturePlan, PlanTask
-from mtcore.errors import ConfigError
+from mtcore.errors import ConfigError, RunError
 from mtcore.types import Ledger, Mixture, Stage, StageDone, TaskProfile
 
 
@@ -19,11 +19,20 @@ class CompiledStage:
     plan: MixturePlan | None
     steps: int | None
 
+    @property
+    def decided(self) -> tuple[Mixture, MixturePlan, int]:
+        """Mixture, plan and steps of a stage that can be trained; raises RunError for one that waits for references."""
+        if self.mixture is None or self.plan is None or self.steps is None:
+            raise RunError(f"stage {self.stage.name!r} is not decided: it needs references, or [resource] in the run file")
+        return self.mixture, self.plan, self.steps
+
 
 class StageStream:
     """Walks a scheduler's stages for one group of tasks under one cap of optimizer steps."""
 
-    def __init__(self, scheduler: StageScheduler, sampler: SamplerFactory, profiles: Sequence[TaskProfile], *, seed: int, max_steps: int | None) -> None:
+    def __init__(
+        self, scheduler: StageScheduler, sampler: SamplerFactory, profiles: Sequence[TaskProfile], *, seed: int, max_steps: int | None
+    ) -> None:
         self._scheduler = scheduler
         self._sampler = sampler
         self._profiles = {p.name: p for p in profiles}
@@ -66,10 +75,13 @@ class StageStream:
     def _mixture(self, sampler: Sampler, profiles: Sequence[TaskProfile], stage: Stage, ledger: Ledger) -> Mixture:
         if sampler.needs:
             raise ConfigError(
-                f"sampler {sampler.name!r} changes shares with {', '.join(sorted(sampler.needs))}; this version compiles a stage's shares once, at its start"
+                f"sampler {sampler.name!r} changes shares with {', '.join(sorted(sampler.needs))}; "
+                "this version compiles a stage's shares once, at its start"
             )
         mixture = sampler.mix(profiles, stage.draws or stage.epoch_draws or 1, ledger)
         names = [p.name for p in profiles]
         if sorted(mixture.shares) != sorted(names) or abs(sum(mixture.shares.values()) - 1) > 1e-9 or min(mixture.shares.values()) < 0:
-            raise ConfigError(f"sampler {sampler.name!r} must give each of {names} a share of at least 0, together 1; it gave {mixture.shares}")
+            raise ConfigError(
+                f"sampler {sampler.name!r} must give each of {names} a share of at least 0, together 1; it gave {mixture.shares}"
+            )
         return mixture

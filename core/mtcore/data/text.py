@@ -86,7 +86,9 @@ class TextEncoder:
         unknown = table["model"].get("unk_token")
         self.control_ids = frozenset(i for i, content in added.items() if content != unknown)
         # the same tokenizer without added tokens: nothing in user text can be matched as one
-        self._user = Tokenizer.from_str(json.dumps({**table, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None}))
+        self._user = Tokenizer.from_str(
+            json.dumps({**table, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None})
+        )
         self._known: dict[str, list[int]] = {}
 
     def encode(self, pairs: Sequence[TextPair], reserve: int) -> list[Encoded]:
@@ -97,11 +99,16 @@ class TextEncoder:
         """
         texts = [piece.text for pair in pairs for piece in pair.prompt if piece.is_user]
         user = iter(self.user_ids(texts))
-        return [self._assemble(pair, [next(user) if p.is_user else self._structure_ids(p.text) for p in pair.prompt], reserve) for pair in pairs]
+        return [
+            self._assemble(pair, [next(user) if p.is_user else self._structure_ids(p.text) for p in pair.prompt], reserve) for pair in pairs
+        ]
 
     def user_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of user texts; none of them is ever a control id."""
-        return [self._without_control(e.ids, text) for e, text in zip(self._user.encode_batch(list(texts), add_special_tokens=False), texts, strict=True)]
+        return [
+            self._without_control(e.ids, text)
+            for e, text in zip(self._user.encode_batch(list(texts), add_special_tokens=False), texts, strict=True)
+        ]
 
     def answer_ids(self, texts: Sequence[str]) -> list[int]:
         """Ids of an answer's pieces, each encoded on its own, without the end token."""
@@ -114,7 +121,9 @@ class TextEncoder:
         for label, path in paths.items():
             if not path or path in seen:
                 other = f"the same tokens as {spec.words.get(seen[path], seen[path])!r}" if path in seen else "no tokens"
-                raise ConfigError(f"task {spec.name}: answer word {spec.words.get(label, label)!r} is {other} in this tokenizer; choose another word")
+                raise ConfigError(
+                    f"task {spec.name}: answer word {spec.words.get(label, label)!r} is {other} in this tokenizer; choose another word"
+                )
             seen[path] = label
         return paths
 
@@ -160,7 +169,9 @@ class TextEncoder:
             return ids
         ids = [i for e in self._user.encode_batch(list(text), add_special_tokens=False) for i in e.ids]
         if found := self.control_ids.intersection(ids):
-            raise ConfigError(f"the tokenizer encodes a single character of user text as control id {sorted(found)}; it cannot be used safely")
+            raise ConfigError(
+                f"the tokenizer encodes a single character of user text as control id {sorted(found)}; it cannot be used safely"
+            )
         return ids
 
 

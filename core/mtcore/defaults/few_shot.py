@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
@@ -14,10 +13,7 @@ from mtcore.data.mixture import row_order
 from mtcore.data.text import TextEncoder, answer_texts, render
 from mtcore.defaults.text2text import refuse_code
 from mtcore.errors import ConfigError, ModelError
-from mtcore.types import Fitted, Group, MethodUse, Piece, Preview, TaskData, TaskSpec, TextPair
-
-if TYPE_CHECKING:
-    from mtcore.modeling.load import Base
+from mtcore.types import Base, Fitted, Group, MethodUse, Piece, Preview, TaskData, TaskSpec, TextPair
 
 Shot = tuple[dict[str, str], tuple[str, ...]]
 SAMPLE = 64
@@ -47,7 +43,7 @@ class FewShot(Method):
     def reference(self) -> MethodUse | None:
         return self.config.bar
 
-    def preview(self, tasks: Mapping[str, TaskData], base: "Base") -> Mapping[str, Preview]:
+    def preview(self, tasks: Mapping[str, TaskData], base: Base) -> Mapping[str, Preview]:
         return {name: self._preview(task, base) for name, task in tasks.items()}
 
     def fit(self, group: Group, stages: Stages, workspace: Workspace, update: Path | None = None) -> Fitted:
@@ -81,7 +77,7 @@ class FewShot(Method):
             served[name] = served_task(task.spec, self._prompt(task.spec, shots), encoder)
         return TextPredictor(load_model(base.folder), encoder, served, batch_tokens=self.config.batch_tokens)
 
-    def _encoder(self, base: "Base") -> TextEncoder:
+    def _encoder(self, base: Base) -> TextEncoder:
         return TextEncoder(base.folder / "tokenizer.json", base.eos_id, min(self.config.max_length, base.context))
 
     def _prompt(self, spec: TaskSpec, shots: list[Shot]) -> Callable[[Mapping[str, str]], tuple[Piece, ...]]:
@@ -94,11 +90,13 @@ class FewShot(Method):
         head = (*pieces, Piece("\n" + self.config.question))
         return lambda fields: (*head, *render(bare, fields, "task-first"))
 
-    def _preview(self, task: TaskData, base: "Base") -> Preview:
+    def _preview(self, task: TaskData, base: Base) -> Preview:
         encoder = self._encoder(base)
         prompt = self._prompt(task.spec, choose_shots(task, self.config.shots, 1))
         try:
-            encoded = encoder.encode([TextPair(prompt(e.fields), ()) for e in task.validation[:SAMPLE]], encoder.room_for_answers(task.spec))
+            encoded = encoder.encode(
+                [TextPair(prompt(e.fields), ()) for e in task.validation[:SAMPLE]], encoder.room_for_answers(task.spec)
+            )
         except ConfigError as error:
             return Preview(mean_tokens=0.0, truncated=1.0, warnings=(f"{self.config.shots} examples cannot fit: {error}",))
         cut = sum(bool(e.cut) for e in encoded) / len(encoded)

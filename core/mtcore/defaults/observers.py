@@ -43,26 +43,40 @@ class Progress(Observer):
 
     def on_event(self, event: events.Event, folder: Path) -> None:
         handle: dict[type, Callable[[Any], None]] = {
-            events.RunStarted: lambda e: self._say(
-                f"run {e.run}{' (resumed)' if e.resumed else ''}: variants {', '.join(v or 'one' for v in e.variants)}; seeds {', '.join(map(str, e.seeds))}"
-            ),
+            events.RunStarted: self._run,
             events.RowsRead: lambda e: self._say(
-                f"  {e.task}: {e.train:,} train, {e.validation:,} validation rows" + (f", {e.quarantined} set aside" if e.quarantined else "")
+                f"  {e.task}: {e.train:,} train, {e.validation:,} validation rows"
+                + (f", {e.quarantined} set aside" if e.quarantined else "")
             ),
             events.Warned: lambda e: self._say(f"  warning: {e.about}: {e.text}"),
-            events.Grouped: lambda e: [self._say(f"  group {g.name}: {', '.join(g.tasks)} — {g.reason}") for g in e.groups],
+            events.Grouped: self._grouped,
             events.WorkStarted: self._start,
-            events.StageStarted: lambda e: self._say(f"  {e.work}: stage {e.stage.name}, {e.steps:,} steps over {len(e.shares)} tasks"),
+            events.StageStarted: lambda e: self._say(
+                f"  {e.work}: stage {e.stage.name}, {e.steps:,} steps" + (f" over {len(e.shares)} tasks" if len(e.shares) > 1 else "")
+            ),
             events.Stepped: self._step,
             events.Evaluated: self._evaluated,
-            events.ReferenceReady: lambda e: self._say(
-                f"  reference {e.task}: {e.score:.4f}, saturates in epoch {e.saturation_epoch}, {e.resource}-resource{', at chance' if e.is_at_chance else ''} ({e.source})"
+            events.ReferenceReady: self._reference,
+            events.VariantJudged: lambda e: self._say(
+                f"variant {e.variant or 'one'}: average {e.average:.4f}, {e.qualified} of {e.tasks} qualified"
             ),
-            events.VariantJudged: lambda e: self._say(f"variant {e.variant or 'one'}: average {e.average:.4f}, {e.qualified} of {e.tasks} qualified"),
             events.RunEnded: lambda e: self._say(f"run {e.run} is done: {e.report}"),
         }
         if (known := handle.get(type(event))) is not None:
             known(event)
+
+    def _run(self, event: events.RunStarted) -> None:
+        variants, seeds = ", ".join(v or "one" for v in event.variants), ", ".join(map(str, event.seeds))
+        self._say(f"run {event.run}{' (resumed)' if event.resumed else ''}: variants {variants}; seeds {seeds}")
+
+    def _reference(self, event: events.ReferenceReady) -> None:
+        chance = ", at chance" if event.is_at_chance else ""
+        what = f"{event.score:.4f}, saturates in epoch {event.saturation_epoch}, {event.resource}-resource{chance}"
+        self._say(f"  reference {event.task}: {what} ({event.source})")
+
+    def _grouped(self, event: events.Grouped) -> None:
+        for group in event.groups:
+            self._say(f"  {event.variant + ': ' if event.variant else ''}group {group.name}: {', '.join(group.tasks)} — {group.reason}")
 
     def _start(self, event: events.WorkStarted) -> None:
         self._work, self._steps, self._first, self._done = event.work, event.steps, event.done, event.done

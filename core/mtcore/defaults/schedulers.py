@@ -7,6 +7,9 @@ from pydantic import Field
 from mtcore.contracts import Options, SamplerFactory, StageScheduler
 from mtcore.types import SamplerUse, Stage, StageDone, TaskProfile
 
+CAPPED_TEMPERATURE = SamplerUse.model_validate({"use": "temperature", "tau": 2.0, "cap": 20000})
+"""The paper's mixture on CLUE (table 6)."""
+
 
 class Recipe(Options):
     """What every stage of the box needs; the rates are the paper's (table 6), the global batch is ours."""
@@ -52,7 +55,7 @@ class TwoStage(StageScheduler):
     class Config(Recipe):
         stage1: SamplerUse = SamplerUse(use="instance-balanced")
         stage1_epochs: float = Field(default=1.0, gt=0)
-        stage2: SamplerUse = SamplerUse(use="temperature", tau=2.0, cap=20000)
+        stage2: SamplerUse = CAPPED_TEMPERATURE
         stage2_epochs: float = Field(default=10.0, gt=0)
 
     config: Config
@@ -78,7 +81,7 @@ class MixtureStage(StageScheduler):
     name = "mixture"
 
     class Config(Recipe):
-        sampler: SamplerUse = SamplerUse(use="temperature", tau=2.0, cap=20000)
+        sampler: SamplerUse = CAPPED_TEMPERATURE
         epochs: float = Field(default=10.0, gt=0)
 
     config: Config

@@ -2,24 +2,21 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from mtcore.bundle import read_bundle
-from mtcore.contracts import Method, Options, Predictor, Stages, Workspace
+from mtcore.contracts import Component, Method, Predictor, Stages, Workspace
 from mtcore.data.text import TextEncoder, text_pair
 from mtcore.errors import ModelError
-from mtcore.types import Fitted, Group, Layout, Preview, TaskData
-
-if TYPE_CHECKING:
-    from mtcore.modeling.load import Base
+from mtcore.types import Base, Fitted, Group, Layout, Preview, TaskData
 
 SAMPLE = 256
 """Rows a task that a preview encodes."""
 
 
-class Text2TextConfig(Options):
+class Text2TextConfig(Component.Config):
     """The paper gives rate and batch; what it leaves open is stated here."""
 
     layout: Layout = "task-first"
@@ -45,7 +42,7 @@ class Text2Text(Method):
     Config = Text2TextConfig
     config: Text2TextConfig
 
-    def preview(self, tasks: Mapping[str, TaskData], base: "Base") -> Mapping[str, Preview]:
+    def preview(self, tasks: Mapping[str, TaskData], base: Base) -> Mapping[str, Preview]:
         return {name: preview_task(task, self.encoder(base), self.config.layout) for name, task in tasks.items()}
 
     def fit(self, group: Group, stages: Stages, workspace: Workspace, update: Path | None = None) -> Fitted:
@@ -65,7 +62,7 @@ class Text2Text(Method):
         encoder = self.encoder(find_base(str(bundle), bundle.parent))
         return predictor(load_model(bundle), encoder, specs, {}, self.config)
 
-    def encoder(self, base: "Base") -> TextEncoder:
+    def encoder(self, base: Base) -> TextEncoder:
         return TextEncoder(base.folder / "tokenizer.json", base.eos_id, min(self.config.max_length, base.context))
 
 
@@ -84,4 +81,6 @@ def preview_task(task: TaskData, encoder: TextEncoder, layout: Layout) -> Previe
 def refuse_code(bundle: Path, codes: Mapping[str, str]) -> None:
     """A prompt written by code can only be served by the same code."""
     if needed := {name: code for name, code in codes.items() if code}:
-        raise ModelError(f"{bundle}: the prompts of {', '.join(needed)} are written by {', '.join(sorted(set(needed.values())))}; this version serves specs only")
+        raise ModelError(
+            f"{bundle}: the prompts of {', '.join(needed)} are written by {', '.join(sorted(set(needed.values())))}; this version serves specs only"
+        )

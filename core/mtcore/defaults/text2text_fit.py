@@ -20,7 +20,7 @@ from mtcore.modeling.load import load_model
 from mtcore.training.checkpoint import newest_checkpoint, prune
 from mtcore.training.loop import StepBatch, warm_up_then_decay
 from mtcore.training.state import Trainee
-from mtcore.types import Cost, Evaluation, Fitted, Frozen, Group, Ledger, LedgerEntry, Render, StageDone, TaskData, TaskSpec
+from mtcore.types import Cost, Evaluation, Fitted, Frozen, Group, Ledger, LedgerEntry, Render, Stage, StageDone, TaskData, TaskSpec
 
 if TYPE_CHECKING:
     from mtcore.defaults.text2text import Text2Text, Text2TextConfig
@@ -82,7 +82,11 @@ def encode_rows(task: TaskData, encoder: TextEncoder, config: "Text2TextConfig")
 
 
 def predictor(
-    model: PreTrainedModel, encoder: TextEncoder, specs: Mapping[str, TaskSpec], codes: Mapping[str, Render | None], config: "Text2TextConfig"
+    model: PreTrainedModel,
+    encoder: TextEncoder,
+    specs: Mapping[str, TaskSpec],
+    codes: Mapping[str, Render | None],
+    config: "Text2TextConfig",
 ) -> TextPredictor:
     def prompt(spec: TaskSpec, code: Render | None) -> Any:
         return lambda fields: code(fields, config.layout) if code else render(spec, fields, config.layout)
@@ -95,10 +99,9 @@ def step_batches(
     compiled: CompiledStage, encoded: Mapping[str, Sequence[Encoded]], config: "Text2TextConfig", *, rank: int, processes: int
 ) -> Callable[[int], StepBatch]:
     """This process's part of every step: each `processes`-th example of the global batch, its weight its share of the step's loss."""
-    plan, size = compiled.plan, compiled.stage.examples_per_step
-    assert plan is not None and compiled.mixture is not None  # noqa: S101 - for the type checker: a stage that trains is decided
+    (mixture, plan, _), size = compiled.decided, compiled.stage.examples_per_step
     names = [t.name for t in plan.tasks]
-    loss_weights = np.array([compiled.mixture.loss_weights.get(name, 1.0) for name in names])
+    loss_weights = np.array([mixture.loss_weights.get(name, 1.0) for name in names])
 
     def batch(step: int) -> StepBatch:
         window = plan.window(step * size, (step + 1) * size)
@@ -123,17 +126,14 @@ def _run_stage(
     config: "Text2TextConfig",
 ) -> Progress:
     """Train one stage from where it stands to its end or its patience."""
-    stage, plan, mixture, steps = compiled.stage, compiled.plan, compiled.mixture, compiled.steps or 0
-    assert plan is not None and mixture is not None  # noqa: S101 - for the type checker: a stage that trains is decided
+    stage, (mixture, plan, steps) = compiled.stage, compiled.decided
     if progress.step == 0:
         _start(trainee, stage.start, workspace)
         progress = progress.with_({"ledger": progress.ledger.append(LedgerEntry(stage=stage.name, position=0, mixture=mixture))})
         workspace.emit(events.StageStarted(workspace.work, stage, steps, mixture.shares))
     workspace.emit(events.WorkStarted(workspace.work, steps, progress.step))
-    every = max(1, round((stage.evaluate_every or plan.draws) / stage.examples_per_step))
-    batch = step_batches(
-        compiled, encoded, config, rank=trainee.accelerator.process_index, processes=trainee.accelerator.num_processes
-    )
+    marks = evaluation_marks(stage, plan.draws)
+    batch = step_batches(compiled, encoded, config, rank=trainee.accelerator.process_index, processes=trainee.accelerator.num_processes)
     rate = warm_up_then_decay(stage.learning_rate, steps, config.warm_up, config.decay)
     is_exhausted = _is_exhausted(progress.evaluations, stage.patience)
     if not is_exhausted:
@@ -144,8 +144,8 @@ def _run_stage(
             workspace.emit(
                 events.Stepped(workspace.work, stage.name, step.number, steps, step.loss, step.learning_rate, step.tokens, step.seconds)
             )
-            if step.number % every == 0 or step.number == steps:
-                progress = _evaluate_and_save(compiled, progress, trainee, asked, workspace)
+            if step.number in marks:
+                progress = _evaluate_and_save(compiled, progress, marks[step.number], trainee, asked, workspace)
                 if is_exhausted := _is_exhausted(progress.evaluations, stage.patience):
                     break
     drawn = plan.drawn() if progress.step == steps else _counts(compiled, progress.step * stage.examples_per_step)
@@ -162,18 +162,30 @@ def _run_stage(
     return progress.with_({"done": (*progress.done, ended), "evaluations": (), "step": 0, "cost": Cost()})
 
 
+def evaluation_marks(stage: Stage, draws: int) -> dict[int, float]:
+    """After which steps a stage is evaluated, and how many epochs are then done: each multiple of `evaluate_every` draws, and the end.
+
+    A mark falls on the first step that completes its draws; its epoch is the multiple itself, so that epochs stay whole numbers.
+    """
+    size, epoch = stage.examples_per_step, stage.epoch_draws or draws
+    marks = {-(-draws // size): draws / epoch}
+    if every := stage.evaluate_every:
+        marks |= {-(-number * every // size): number * every / epoch for number in range(1, draws // every + 1)}
+    return marks
+
+
 def _evaluate_and_save(
-    compiled: CompiledStage, progress: Progress, trainee: Trainee, asked: TextPredictor, workspace: Workspace
+    compiled: CompiledStage, progress: Progress, epoch: float, trainee: Trainee, asked: TextPredictor, workspace: Workspace
 ) -> Progress:
     """Evaluate every task, note it in the ledger, and save; only the newest and the best checkpoint are kept."""
     judged = workspace.evaluate(asked)
     stage, name = compiled.stage, f"ckpt-{progress.saved}"
-    draws = min(progress.step * stage.examples_per_step, compiled.plan.draws if compiled.plan else 0)
+    draws = min(progress.step * stage.examples_per_step, compiled.decided[1].draws)
     evaluation = Evaluation(
         stage=stage.name,
         step=progress.step,
         draws=draws,
-        epoch=draws / (stage.epoch_draws or draws),
+        epoch=epoch,
         scores={**dict(judged.scores), **dict.fromkeys(judged.failures)},
         qualified=judged.qualified,
         average=judged.average,
@@ -226,8 +238,7 @@ def _start(trainee: Trainee, start: str, workspace: Workspace) -> None:
 
 
 def _counts(compiled: CompiledStage, draws: int) -> dict[str, int]:
-    plan = compiled.plan
-    assert plan is not None  # noqa: S101 - for the type checker
+    _, plan, _ = compiled.decided
     window = plan.window(0, draws)
     return {t.name: int((window.task == index).sum()) for index, t in enumerate(plan.tasks)}
 
@@ -267,4 +278,3 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
     for pattern in ("tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "added_tokens.json", "chat_template*"):
         for path in source.glob(pattern):
             (folder / path.name).write_bytes(path.read_bytes())
-

@@ -54,7 +54,9 @@ def statistics(exam: Exam, answers: Sequence[Answer]) -> Array:
     """Per-row statistics of answers; raises ValueError where they hold no numbers."""
     table = exam.metric.statistics(exam.spec, answers, [e.answer for e in exam.examples])
     if table.shape[0] != len(exam.examples) or not np.isfinite(table).all():
-        raise ValueError(f"metric {exam.metric.name} gave statistics of shape {table.shape} with {np.isnan(table).sum()} NaN for {len(exam.examples)} rows")
+        raise ValueError(
+            f"metric {exam.metric.name} gave statistics of shape {table.shape} with {np.isnan(table).sum()} NaN for {len(exam.examples)} rows"
+        )
     return table
 
 

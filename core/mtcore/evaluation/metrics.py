@@ -112,7 +112,7 @@ class ChrF(MeanMetric):
     name = "chrf"
 
     def value(self, spec: TaskSpec, prediction: Answer, answer: Answer) -> float:
-        from sacrebleu.metrics import CHRF
+        from sacrebleu.metrics.chrf import CHRF
 
         return max(float(CHRF().sentence_score(_text(prediction), [text]).score) for text in _texts(answer)) / 100
 

@@ -37,7 +37,9 @@ def judge(metric: Metric, reference: Sequence[Array], shared: Sequence[Array], m
     """
     counts = resampled_counts(len(majority), key("bootstrap", name))
     reference_score, score = _mean_score(metric, reference), _mean_score(metric, shared)
-    reference_B, shared_B, majority_B = (np.mean([metric.score(counts @ s) for s in side], axis=0) for side in (reference, shared, [majority]))
+    reference_B, shared_B, majority_B = (
+        np.mean([metric.score(counts @ s) for s in side], axis=0) for side in (reference, shared, [majority])
+    )
     at_chance = bool(np.quantile(reference_B - majority_B, 0.025) <= 0)
     has_ratio = reference_score > 0
     reaches = score >= BAR * reference_score if has_ratio else score >= reference_score

@@ -140,7 +140,23 @@ class VariantOutcome:
 
 def task_table(outcome: VariantOutcome) -> list[list[str]]:
     """Header and one line a task."""
-    lines = [["group", "task", "metric", "reference", "score", "ratio", "qualified", "P", "95 % of ratio", "majority", "bag of words", "saturates", "resource"]]
+    lines = [
+        [
+            "group",
+            "task",
+            "metric",
+            "reference",
+            "score",
+            "ratio",
+            "qualified",
+            "P",
+            "95 % of ratio",
+            "majority",
+            "bag of words",
+            "saturates",
+            "resource",
+        ]
+    ]
     for group in outcome.groups:
         for task in group.tasks:
             v = task.verdict
@@ -192,9 +208,13 @@ def markdown(outcome: VariantOutcome) -> str:
         f"Model {outcome.model}, method {outcome.method}, seeds {', '.join(map(str, outcome.seeds))}. Scores are × 100.",
         "## Verdicts",
         markdown_table(task_table(outcome)),
-        *[f"Group **{g.name}**: {g.reason}. Average {percent(g.average)}, {len(g.qualified)} of {len(g.tasks)} qualified." for g in outcome.groups],
+        *[
+            f"Group **{g.name}**: {g.reason}. Average {percent(g.average)}, {len(g.qualified)} of {len(g.tasks)} qualified."
+            for g in outcome.groups
+        ],
         f"Average {percent(outcome.average)}; qualified {sum(len(g.qualified) for g in outcome.groups)} of {len(outcome.tasks)}; "
-        f"overhead {percent(outcome.overhead)} % (the paper's: 1 over the most qualified tasks of one model), deployable {percent(deployment.overhead)} %.",
+        f"overhead {percent(outcome.overhead)} % (the paper's: 1 over the most qualified tasks of one model), "
+        f"deployable {percent(deployment.overhead)} %.",
         "## Deployment",
         f"Shared models: {shared}.\n\nTasks that keep a model of their own: {', '.join(deployment.single) or 'none'}.",
         "## Stages",

@@ -54,7 +54,9 @@ class TextPredictor(Predictor):
         encoded: dict[str, Encoded] = {}
         for name in request.tasks:
             if name not in self._tasks:
-                raise UnknownName(f"task {name!r} is not in this bundle{nearest(name, list(self._tasks))} It answers: {', '.join(self._tasks)}.")
+                raise UnknownName(
+                    f"task {name!r} is not in this bundle{nearest(name, list(self._tasks))} It answers: {', '.join(self._tasks)}."
+                )
             task = self._tasks[name]
             for field in task.spec.fields:
                 problem = "is missing" if field not in request.fields else text_problem(request.fields[field])

@@ -69,7 +69,10 @@ def _score(queries: Sequence[Query], model: PreTrainedModel) -> list[NDArray[np.
     visible_BTT[:, np.arange(width), np.arange(width)] = True  # padding sees itself: a row without any key would be all NaN
     device = model.device
     hidden_BTD = body(
-        model, torch.from_numpy(ids_BT).to(device), torch.from_numpy(positions_BT).to(device), torch.from_numpy(visible_BTT)[:, None].to(device)
+        model,
+        torch.from_numpy(ids_BT).to(device),
+        torch.from_numpy(positions_BT).to(device),
+        torch.from_numpy(visible_BTT)[:, None].to(device),
     )
     edges = _edge_log_probabilities(model, hidden_BTD, np.concatenate(rows), np.concatenate(columns), np.concatenate(tokens))
     borders = np.cumsum([len(q.trie.edge_nodes_E) for q in queries])[:-1]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,4 +57,4 @@ def build_trie(paths: Mapping[str, Sequence[int]], end: int) -> LabelTrie:
 def is_prefix_free(paths: Sequence[Path]) -> bool:
     """Whether no path begins with another."""
     ordered = sorted(paths)
-    return all(longer[: len(shorter)] != shorter for shorter, longer in zip(ordered, ordered[1:], strict=False))
+    return all(longer[: len(shorter)] != shorter for shorter, longer in pairwise(ordered))

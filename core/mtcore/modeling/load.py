@@ -2,41 +2,16 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mtcore.errors import ModelError
+from mtcore.types import Base
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 FOREIGN_KEYS = ("auto_map", "custom_pipelines", "quantization_config")
-
-
-@dataclass(frozen=True)
-class Base:
-    """A base model as a frozen input: where its files are, and the hash that names their content."""
-
-    name: str
-    folder: Path
-    digest: str
-    config: dict[str, Any]
-
-    @property
-    def eos_id(self) -> int:
-        """The id that ends an answer."""
-        eos = self.config.get("eos_token_id")
-        if isinstance(eos, list) and eos:
-            eos = eos[0]
-        if not isinstance(eos, int):
-            raise ModelError(f"{self.folder / 'config.json'} names no eos_token_id, so answers could not end. Add it to the base's config.json.")
-        return eos
-
-    @property
-    def context(self) -> int:
-        """The most tokens the model can see at once."""
-        return int(self.config.get("max_position_embeddings") or 1 << 30)
 
 
 def find_base(model: str, bases: Path, *, weights: bool = True) -> Base:
@@ -57,7 +32,9 @@ def find_base(model: str, bases: Path, *, weights: bool = True) -> Base:
     config = json.loads((folder / "config.json").read_text())
     foreign = [key for key in FOREIGN_KEYS[:2] if key in config]
     if foreign:
-        raise ModelError(f"model = {model!r}: its config.json asks for code of its own ({', '.join(foreign)}). mtcore runs none; remove the keys.")
+        raise ModelError(
+            f"model = {model!r}: its config.json asks for code of its own ({', '.join(foreign)}). mtcore runs none; remove the keys."
+        )
     return Base(name=model, folder=folder, digest=digest_folder(folder), config=config)
 
 
@@ -101,6 +78,7 @@ def _download(model: str, bases: Path, *, weights: bool) -> Path:
         return Path(snapshot_download(model, allow_patterns=patterns))
     except Exception as error:
         raise ModelError(
-            f"model = {model!r}: neither a local folder nor to be had from the Hugging Face Hub ({type(error).__name__}: {str(error).splitlines()[0]}). "
+            f"model = {model!r}: neither a local folder nor to be had from the Hugging Face Hub "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}). "
             "Give a folder with config.json, tokenizer.json and *.safetensors, or check the id and the network."
         ) from error

@@ -21,13 +21,21 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, folder: Path) -> None
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=list(CONTROL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), max_token_length=12, show_progress=False
+        vocab_size=vocabulary,
+        special_tokens=list(CONTROL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        max_token_length=12,
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
     from transformers import PreTrainedTokenizerFast
 
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=END, pad_token=END, additional_special_tokens=list(CONTROL[1:]), clean_up_tokenization_spaces=False
+        tokenizer_object=tokenizer,
+        eos_token=END,
+        pad_token=END,
+        additional_special_tokens=list(CONTROL[1:]),
+        clean_up_tokenization_spaces=False,
     ).save_pretrained(folder)
 
 
@@ -49,7 +57,6 @@ def new_decoder(*, vocabulary: int, width: int, layers: int, heads: int, context
         eos_token_id=eos_id,
         bos_token_id=None,
         pad_token_id=eos_id,
-        attn_implementation="sdpa",
         use_cache=False,
     )
     return Qwen2ForCausalLM(config)

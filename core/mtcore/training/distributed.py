@@ -15,7 +15,7 @@ def make_accelerator(precision: str = "fp32") -> Accelerator:
     Raises RunError for a kind of distribution that would silently train unsynchronised replicas here, and for bf16 without the hardware.
     """
     if precision == "bf16" and not (torch.cuda.is_available() and torch.cuda.is_bf16_supported()):
-        raise RunError("precision = \"bf16\" needs a GPU with bf16 units, and there is none here; use \"fp32\"")
+        raise RunError('precision = "bf16" needs a GPU with bf16 units, and there is none here; use "fp32"')
     accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
     if accelerator.distributed_type not in KNOWN:
         raise RunError(

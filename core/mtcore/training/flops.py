@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from transformers import PreTrainedModel
 
 
@@ -29,7 +30,7 @@ class ModelSize:
 
 def model_size(model: PreTrainedModel) -> ModelSize:
     config = model.config.get_text_config()
-    embeddings = model.get_input_embeddings().weight
+    embeddings: torch.Tensor = model.get_input_embeddings().weight  # type: ignore[assignment]
     body = sum(p.numel() for p in model.base_model.parameters()) - embeddings.numel()
     head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return ModelSize(body, model.get_output_embeddings().weight.numel(), config.num_hidden_layers, config.num_attention_heads * head_width)

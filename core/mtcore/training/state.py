@@ -17,7 +17,9 @@ from mtcore.training.loop import Step, StepBatch, train
 class Trainee:
     """Model, optimizer and accelerator together; AdamW with decay on matrices only."""
 
-    def __init__(self, model: PreTrainedModel, accelerator: Accelerator, *, weight_decay: float, betas: tuple[float, float], clip: float) -> None:
+    def __init__(
+        self, model: PreTrainedModel, accelerator: Accelerator, *, weight_decay: float, betas: tuple[float, float], clip: float
+    ) -> None:
         self.accelerator = accelerator
         self.clip = clip
         self.size = model_size(model)
