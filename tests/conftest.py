@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import pytest
 
 from mtcore.types import TaskSpec
+
+# toys are too small to be worth a second thread, and two test processes on two cores would fight over them
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 CORPUS = ["今天天气很好，我们去公园散步。", "这家酒店的服务态度不错，房间也很干净。", "The quick brown fox jumps over the lazy dog."] * 20
 

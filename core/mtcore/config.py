@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, Field, ValidationError
 
 from mtcore.errors import ConfigError
-from mtcore.types import FilterUse, Frozen, MethodUse, ObserverUse, SchedulerUse
+from mtcore.types import FilterUse, Frozen, MethodUse, ObserverUse, SchedulerUse, Use
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -85,6 +85,8 @@ def load_run(path: Path | None, *, settings: Sequence[str] = (), data: str | Non
         except FileNotFoundError:
             near = ", ".join(sorted(str(p) for p in path.parent.glob("*.toml"))) or "none"
             raise ConfigError(f"{path}: no such run file. TOML files beside it: {near}.") from None
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read as a run file: {error.strerror}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not TOML: {error}") from None
     where = str(path or "the command line")
@@ -94,17 +96,17 @@ def load_run(path: Path | None, *, settings: Sequence[str] = (), data: str | Non
     for name in variants:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
             raise ConfigError(f"{where}: variant {name!r} names a folder: use letters, digits, '-', '_' and '.'")
-    changes: dict[str, Any] = {}
-    for setting in settings:
-        changes = merge(changes, _parse_setting(setting))
+    changes = [_parse_setting(setting) for setting in settings]
     configs: dict[str, RunConfig] = {}
     table = merge(RunConfig().model_dump(mode="json"), table)
     for name, override in (variants or {"": {}}).items():
-        merged = merge(merge(table, override), changes)
+        merged = merge(table, override)
+        if path is not None and isinstance(merged["data"], str):
+            merged["data"] = str(path.parent / merged["data"])
+        for change in changes:
+            merged = merge(merged, change)
         if merged["data"] is None:
             merged["data"] = data
-        elif path is not None and "data" not in changes:
-            merged["data"] = str(path.parent / str(merged["data"]))
         configs[name] = validate(RunConfig, merged, f"{where}{f' [variants.{name}]' if name else ''}")
     return RunFile(name=path.stem if path else "run", variants=configs)
 
@@ -121,6 +123,16 @@ def merge(table: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, An
         else:
             merged[key] = value
     return merged
+
+
+def with_default_use(model: type[BaseModel], table: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a table sets options of a component that it does not name (`use`), add the component and options that are the default there."""
+    filled = dict(table)
+    for key, value in table.items():
+        default = model.model_fields[key].get_default(call_default_factory=True) if key in model.model_fields else None
+        if isinstance(default, Use) and isinstance(value, Mapping) and "use" not in value:
+            filled[key] = merge(default.model_dump(), value)
+    return filled
 
 
 def validate(model: type[Model], table: Mapping[str, Any], where: str) -> Model:

@@ -23,14 +23,19 @@ from mtcore.registry import Registry
 from mtcore.types import Group, Ledger, TaskProfile
 from mtcore.verdicts import GroupResult, Measured, Prepared, judge_variant
 
+FREE_TO_CHANGE = ("observers", "out", "keep_reference_weights")
+"""Keys that change no result: a run may be resumed with others."""
+
 
 def train(run: RunFile, registry: Registry, fitting: Fitting, folder: Path) -> list[VariantOutcome]:
     """Do everything that the run file asks for and is not yet done; the same call resumes."""
     with locked(folder, wanted=fitting.is_main):
-        resumed = keep_or_refuse(folder, run, registry, write=fitting.is_main)
+        resumed = refuse_changes(folder, run)
         fitting.emit(events.RunStarted(run.name, list(run.variants), next(iter(run.variants.values())).seeds, resumed))
         preparer = Preparer(registry, fitting.emit)
         variants = [prepare(name, config, preparer, registry, fitting.emit) for name, config in run.variants.items()]
+        if fitting.is_main:
+            write_resolved(folder, run, registry)
         outcomes = []
         for prepared in variants:
             measured, reused = measure(prepared, registry, fitting)
@@ -110,26 +115,34 @@ def compare(run: str, outcomes: Sequence[VariantOutcome], folder: Path, fitting:
     fitting.emit(events.RunEnded(run, str(folder / ("comparison.md" if len(outcomes) > 1 else "report.md"))))
 
 
-def keep_or_refuse(folder: Path, run: RunFile, registry: Registry, *, write: bool) -> bool:
-    """Write down the resolved run, or compare with what is written; return whether this is a resume.
+def refuse_changes(folder: Path, run: RunFile) -> bool:
+    """Compare the run with what is written down in its folder; return whether there is anything, and this is a resume.
 
     Raises ResumeMismatch with the difference where a variant that was begun now means something else. New variants may join.
     """
-    path = folder / "resolved.json"
-    now = {name: config.model_dump(mode="json") for name, config in run.variants.items()}
-    before = json.loads(path.read_text(encoding="utf-8"))["variants"] if path.is_file() else {}
-    for name in now.keys() & before.keys():
-        changed = [k for k in now[name] if k not in ("observers", "out", "keep_reference_weights") and now[name][k] != before[name].get(k)]
-        if changed:
-            what = "; ".join(f"{k}: was {json.dumps(before[name].get(k))}, now {json.dumps(now[name][k])}" for k in changed)
+    before = _resolved(folder)
+    for name, config in run.variants.items():
+        now, then = config.model_dump(mode="json"), before.get(name)
+        changed = [k for k in now if then is not None and k not in FREE_TO_CHANGE and now[k] != then.get(k)]
+        if then is not None and changed:
+            what = "; ".join(f"{k}: was {json.dumps(then.get(k))}, now {json.dumps(now[k])}" for k in changed)
             raise ResumeMismatch(
                 f"{folder} was begun with another configuration{f' of variant {name!r}' if name else ''}. {what}. "
                 "Give the run file another name, undo the change, or start over with --restart."
             )
-    if write:
-        plugins = [asdict(p) for p in registry.plugins]
-        write_json(path, {"run": run.name, "variants": {**before, **now}, "plugins": plugins, "mtcore": version("mtcore")})
     return bool(before)
+
+
+def write_resolved(folder: Path, run: RunFile, registry: Registry) -> None:
+    """Write down what the run resolved to: once everything that can be wrong before training is right."""
+    variants = {**_resolved(folder), **{name: config.model_dump(mode="json") for name, config in run.variants.items()}}
+    plugins = [asdict(plugin) for plugin in registry.plugins]
+    write_json(folder / "resolved.json", {"run": run.name, "variants": variants, "plugins": plugins, "mtcore": version("mtcore")})
+
+
+def _resolved(folder: Path) -> dict[str, dict[str, object]]:
+    path = folder / "resolved.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))["variants"]) if path.is_file() else {}
 
 
 def _fit_group(

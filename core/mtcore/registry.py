@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
-from mtcore.config import nearest, validate
+from mtcore.config import nearest, validate, with_default_use
 from mtcore.contracts import Component, Method, Observer, Sampler, StageScheduler, TaskAdapter, TaskFilter
 from mtcore.errors import ConfigError, PluginError, UnknownName
 from mtcore.types import FilterUse, MethodUse, ObserverUse, SamplerUse, SchedulerUse, Use
@@ -18,6 +18,8 @@ KINDS: Mapping[str, type[Component]] = {
     "method": Method,
     "observer": Observer,
 }
+OWN = "mtcore"
+"""The distribution that is the program itself: its plugins always load, and a bare name that it knows is its own."""
 Built = TypeVar("Built", bound=Component)
 
 
@@ -59,22 +61,23 @@ class Registry:
 
         Raises PluginError where the plugin it names is not loaded, UnknownName with the nearest names, ConfigError where two answer.
         """
-        if "/" in name:
-            self._require_plugin(name.split("/")[0], f"{kind} {name!r}")
         found = [e for e in self.entries(kind) if name in (e.name, f"{e.plugin.name}/{e.name}")]
+        # installing a plugin changes no run that does not name it, even where it takes a name of the box
+        found = [e for e in found if e.plugin.distribution == OWN] or found
         if len(found) == 1:
             return found[0]
         if found:
             owners = " or ".join(repr(f"{e.plugin.name}/{e.name}") for e in found)
             raise ConfigError(f"{kind} {name!r} is provided by several plugins: say {owners}")
-        self._require_plugin(name, f"{kind} {name!r}")
+        self._require_plugin(name.split("/")[0], f"{kind} {name!r}")
         known = sorted(e.name for e in self.entries(kind))
-        raise UnknownName(f"no {kind} is called {name!r}{nearest(name, known)} Installed: {', '.join(known) or 'none'}.{self.not_loaded()}")
+        near = nearest(name, known) or "."
+        raise UnknownName(f"no {kind} is called {name!r}{near} Installed: {', '.join(known) or 'none'}.{self.not_loaded()}")
 
     def build(self, use: Use) -> Any:
         """Build the component that `use` names, and check the components that its options name in turn."""
         entry = self.find(use.kind, use.use)
-        config = validate(entry.cls.Config, use.options, f"{use.kind} {use.use!r}")
+        config = validate(entry.cls.Config, with_default_use(entry.cls.Config, use.options), f"{use.kind} {use.use!r}")
         for value in config.__dict__.values():
             if isinstance(value, Use):
                 self.build(value)
@@ -103,9 +106,8 @@ class Registry:
             names = sorted(fnmatch.filter(known, pattern)) if _is_pattern(pattern) else [pattern] if pattern in known else []
             if not names:
                 self._require_plugin(pattern.split("/")[0], f"task {pattern!r}")
-                raise UnknownName(
-                    f"no task is called {pattern!r}{nearest(pattern, list(known))} Installed: {', '.join(known) or 'none'}.{self.not_loaded()}"
-                )
+                near = nearest(pattern, list(known)) or "."
+                raise UnknownName(f"no task is called {pattern!r}{near} Installed: {', '.join(known) or 'none'}.{self.not_loaded()}")
             chosen.update({name: known[name] for name in names})
         return list(chosen.values())
 
@@ -121,11 +123,13 @@ class Registry:
 
     def _require_plugin(self, name: str, what: str) -> None:
         """Raise PluginError where a plugin of that name is installed and not loaded: a run that names it must not go on without it."""
+        if any(plugin.name == name and plugin.status == "loaded" for plugin in self.plugins):
+            return  # it is the one that is meant; its namesakes are blocked
         for plugin in self.plugins:
             if name in (plugin.name, plugin.distribution) and plugin.status != "loaded":
                 raise PluginError(
                     f"{what} is asked for, but plugin {plugin.name!r} of {plugin.distribution} {plugin.version} is {plugin.status}: {plugin.error}. "
-                    "Mend or reinstall it, or take it out of the run."
+                    f"{'Allow it' if plugin.status == 'blocked' else 'Mend or reinstall it'}, or take it out of the run."
                 )
 
 
@@ -133,4 +137,4 @@ def _is_pattern(name: str) -> bool:
     return any(c in name for c in "*?[")
 
 
-__all__ = ["KINDS", "Entry", "Plugin", "Registry"]
+__all__ = ["KINDS", "OWN", "Entry", "Plugin", "Registry"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from mtcore.config import RunConfig
 from mtcore.contracts import Method, StageScheduler
-from mtcore.evaluation.evaluate import statistics
+from mtcore.evaluation.evaluate import Exam, score, statistics
 from mtcore.evaluation.qualify import deployment, judge
 from mtcore.evaluation.report import GroupOutcome, TaskOutcome, VariantOutcome
 from mtcore.preparation import PreparedTask
@@ -49,11 +49,12 @@ def judge_variant(
 ) -> VariantOutcome:
     """Verdicts of all tasks, what to deploy, and what it cost."""
     seeds = prepared.config.seeds
+    beside, beside_warnings = _beside(prepared, results)
     groups = [
         GroupOutcome(
             name=group.name,
             reason=group.reason,
-            tasks=[_judge_task(name, group, prepared, measured, results) for name in group.tasks],
+            tasks=[_judge_task(name, group, prepared, measured, results, beside[name]) for name in group.tasks],
             stages=[stage for seed in seeds for stage in _stages(results[group.name, seed].fitted, seed, prepared)],
         )
         for group in prepared.groups
@@ -79,28 +80,28 @@ def judge_variant(
         is_alone=prepared.scheduler.alone,
         cost=cost,
         reference_reused=reused,
-        warnings=[*prepared.warnings, *_verdict_warnings(prepared, measured, results)],
+        warnings=[*prepared.warnings, *_verdict_warnings(prepared, measured, results), *beside_warnings],
         versions={"python": platform.python_version(), **packages, **plugins},
     )
 
 
 def _judge_task(
-    name: str, group: Group, prepared: Prepared, measured: Measured, results: Mapping[tuple[str, int], GroupResult]
+    name: str,
+    group: Group,
+    prepared: Prepared,
+    measured: Measured,
+    results: Mapping[tuple[str, int], GroupResult],
+    beside: Mapping[str, float | None],
 ) -> TaskOutcome:
     task, seeds = prepared.tasks[name], prepared.config.seeds
     references = [measured[name, seed] for seed in seeds]
     mine = [results[group.name, seed] for seed in seeds]
     failure = next((r.failures[name] for r in mine if name in r.failures), "")
-    exam, verdict, beside = task.exam(task.judged_on), None, {}
+    exam, verdict = task.exam(task.judged_on), None
     if not failure:
         own = [statistics(exam, r.answers) for r in references]
         shared = [statistics(exam, r.answers[name]) for r in mine]
         verdict = judge(task.metric, own, shared, task.floors.majority_statistics, name=name)
-        gold = [e.answer for e in task.judged_on]
-        for other, metric in task.beside.items():
-            beside[other] = sum(float(metric.score(metric.statistics(task.data.spec, r.answers[name], gold).sum(0))) for r in mine) / len(
-                mine
-            )
     profile = next(
         p for p in with_references(prepared.profiles, {p.name: measured[p.name, seeds[0]] for p in prepared.profiles}) if p.name == name
     )
@@ -115,6 +116,24 @@ def _judge_task(
         resource=profile.resource,
         resource_is_assumed=profile.resource_is_assumed,
     )
+
+
+def _beside(prepared: Prepared, results: Mapping[tuple[str, int], GroupResult]) -> tuple[dict[str, dict[str, float | None]], list[str]]:
+    """The metrics beside each task's own, as means over seeds; None and a warning where one fails."""
+    scores: dict[str, dict[str, float | None]] = {}
+    told = []
+    for group in prepared.groups:
+        mine = [results[group.name, seed] for seed in prepared.config.seeds]
+        for name in group.tasks:
+            scores[name], task = {}, prepared.tasks[name]
+            for other, metric in task.beside.items() if all(name in r.answers for r in mine) else ():
+                try:
+                    exam = Exam(task.data.spec, metric, task.judged_on)
+                    scores[name][other] = sum(score(exam, r.answers[name]) for r in mine) / len(mine)
+                except Exception as error:
+                    scores[name][other] = None
+                    told.append(f"{name}: {other}, reported beside its own metric, failed: {type(error).__name__}: {error}")
+    return scores, told
 
 
 def _stages(fitted: Fitted | None, seed: int, prepared: Prepared) -> list[dict[str, Any]]:

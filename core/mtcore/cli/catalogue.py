@@ -2,11 +2,13 @@
 
 import os
 from pathlib import Path
+from typing import cast
 
 import click
 
 from mtcore.cli.common import json_option, load_registry, print_json, print_table
 from mtcore.config import RowLimits
+from mtcore.contracts import TaskAdapter
 from mtcore.data.rows import read_task
 from mtcore.errors import MtcoreError
 from mtcore.registry import Entry, Registry
@@ -18,6 +20,7 @@ PROVIDED = ("tasks", "filters", "samplers", "schedulers", "methods", "observers"
 @json_option
 def plugins(as_json: bool) -> None:
     """List installed plugins: what they provide, and why one is not loaded."""
+    found = load_registry().plugins
     rows = [
         {
             "name": plugin.name,
@@ -27,13 +30,13 @@ def plugins(as_json: bool) -> None:
             "status": plugin.status,
             "error": plugin.error or None,
         }
-        for plugin in load_registry().plugins
+        for plugin in found
     ]
     if as_json:
         print_json(rows)
         return
     lines = [["plugin", "distribution", "version", "status", "provides"]]
-    for plugin in load_registry().plugins:
+    for plugin in found:
         provided = "; ".join(f"{kind}: {', '.join(names)}" for kind in PROVIDED if (names := plugin.provides.get(kind)))
         lines.append([plugin.name, plugin.distribution, plugin.version, plugin.status, plugin.error or provided])
     print_table(lines)
@@ -65,24 +68,26 @@ def tasks(count: bool, as_json: bool) -> None:
 
 
 def _describe(entry: Entry, registry: Registry, *, count: bool) -> dict[str, object]:
+    spec = cast(type[TaskAdapter], entry.cls).spec
     folder = os.environ.get("MTCORE_DATA")
-    adapter = registry.build_task(entry, Path(folder) if folder else None)
     train = validation = None
     status = "loaded"
     if count:
         try:
-            data, aside = read_task(entry.name, adapter, RowLimits())
+            data, aside = read_task(entry.name, registry.build_task(entry, Path(folder) if folder else None), RowLimits())
             train, validation, status = len(data.train), len(data.validation), f"read, {len(aside)} rows set aside" if aside else "read"
         except MtcoreError as error:
             status = str(error)
+        except Exception as error:  # a plugin's own code may raise anything: its task says so, and the others are still listed
+            status = f"{type(error).__name__}: {error}"
     return {
         "name": entry.name,
         "plugin": entry.plugin.name,
         "distribution": entry.plugin.distribution,
-        "output": adapter.spec.output,
-        "input": adapter.spec.input,
-        "labels": list(adapter.spec.labels),
-        "metric": adapter.spec.metric,
+        "output": spec.output,
+        "input": spec.input,
+        "labels": list(spec.labels),
+        "metric": spec.metric,
         "train_rows": train,
         "validation_rows": validation,
         "status": status,

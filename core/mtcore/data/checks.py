@@ -122,11 +122,15 @@ def _joined(example: Example) -> str:
 
 
 def _fold(row: tuple[str, ...]) -> str:
-    return "\0".join(re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", text)).lower() for text in row)
+    # a text of nothing but signs stays as it is, or all of them would be equal
+    return "\0".join(re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", text)).lower() or text for text in row)
 
 
 def _answer_in_input(data: TaskData) -> float | None:
     if data.spec.output in ("generation", "regression") or not data.train:
         return None
-    hits = sum(any(len(t) > 1 and t in text for t in answer_texts(data.spec, e.answer) for text in e.fields.values()) for e in data.train)
+    # every second piece of a multi-label answer is a separator
+    hits = sum(
+        any(len(t) > 1 and t in text for t in answer_texts(data.spec, e.answer)[::2] for text in e.fields.values()) for e in data.train
+    )
     return hits / len(data.train)

@@ -11,12 +11,14 @@ from typing import Any
 from mtcore.config import RowLimits
 from mtcore.contracts import TaskAdapter
 from mtcore.data.mixture import subset
-from mtcore.data.sources import RawRow
+from mtcore.data.sources import MAX_SNIPPET, RawRow
 from mtcore.errors import BadRows, MissingData
 from mtcore.types import Answer, Example, TaskData, TaskSpec
 
 MAX_FIELD = 1 << 18
 """Characters; a longer field is a malformed row."""
+MAX_REASON = 300
+"""Characters; an error may quote the whole row."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def _read_split(name: str, adapter: TaskAdapter, split: str) -> tuple[tuple[Exam
     examples: list[Example] = []
     aside: list[BadRow] = []
     for number, row in enumerate(adapter.rows(split), 1):
-        raw = row if isinstance(row, RawRow) else RawRow(row, f"{name} {split}", number, "", _shorten(row))
+        raw = row if isinstance(row, RawRow) else RawRow(row, f"{name} {split}", number)
         reason = raw.problem
         if not reason:
             try:
@@ -80,7 +82,8 @@ def _read_split(name: str, adapter: TaskAdapter, split: str) -> tuple[tuple[Exam
             except Exception as error:
                 reason = str(error) if isinstance(error, _Malformed) else f"{type(error).__name__}: {error}"
         if reason:
-            aside.append(BadRow(name, split, raw.file, raw.line, reason, raw.snippet))
+            snippet = raw.snippet or _printable(_shown(raw.value), MAX_SNIPPET)
+            aside.append(BadRow(name, split, raw.file, raw.line, _printable(reason, MAX_REASON), snippet))
     return tuple(examples), aside
 
 
@@ -139,5 +142,10 @@ def _checked_answer(spec: TaskSpec, answer: Answer) -> Answer:
     return tuple(label for label in spec.words if label in labels) if spec.output == "multi-label" else answer
 
 
-def _shorten(row: object) -> str:
-    return str(dict(row) if isinstance(row, Mapping) else row)[:120]
+def _shown(row: object) -> str:
+    return "" if row is None else str(dict(row) if isinstance(row, Mapping) else row)
+
+
+def _printable(text: str, length: int) -> str:
+    """The beginning of a text that may quote a row, lone surrogates written out: no terminal or log takes them."""
+    return text[:length].encode("utf-8", "backslashreplace").decode("utf-8")

@@ -2,15 +2,18 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from mtcore.errors import MissingData
 
 MAX_LINE = 1 << 20
 """Bytes; a longer line is set aside unread."""
+MAX_SNIPPET = 120
+"""Bytes or characters of a bad row that are shown."""
 
 
 @dataclass(frozen=True)
@@ -60,21 +63,20 @@ def read_jsonl(path: Path) -> Iterator[RawRow]:
     """Rows of a JSON-lines file, gzipped or not; a line that cannot be read becomes a `RawRow` with a problem, and the rest goes on."""
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
         number = 0
-        while True:
-            number += 1
-            try:
+        try:
+            while True:
+                number += 1
                 raw = file.readline(MAX_LINE + 1)
-            except (EOFError, OSError) as error:
-                yield RawRow(None, str(path), number, f"the file breaks off here ({error})")
-                return
-            if not raw:
-                return
-            if len(raw) > MAX_LINE and not raw.endswith(b"\n"):
-                yield RawRow(None, str(path), number, f"longer than {MAX_LINE} bytes", _snippet(raw))
-                if not _skip_line(file):
+                if not raw:
                     return
-            elif raw.strip():
-                yield _parse(raw, str(path), number)
+                if len(raw) > MAX_LINE and not raw.endswith(b"\n"):
+                    yield RawRow(None, str(path), number, f"longer than {MAX_LINE} bytes", _snippet(raw))
+                    while (raw := file.readline(MAX_LINE)) and not raw.endswith(b"\n"):
+                        pass
+                elif raw.strip():
+                    yield _parse(raw, str(path), number)
+        except (EOFError, OSError, zlib.error) as error:
+            yield RawRow(None, str(path), number, f"the file breaks off here ({error})")
 
 
 def read_hub(hub: HubSource, task: str, split: str) -> Iterator[RawRow]:
@@ -122,16 +124,5 @@ def _no_constant(text: str) -> Any:
     raise ValueError(f"{text} is not JSON")
 
 
-def _skip_line(file: gzip.GzipFile | IO[bytes]) -> bool:
-    """Read on to the end of a long line; False where the file ends or breaks off first."""
-    try:
-        while raw := file.readline(MAX_LINE):
-            if raw.endswith(b"\n"):
-                return True
-    except (EOFError, OSError):
-        pass
-    return False
-
-
 def _snippet(raw: bytes) -> str:
-    return raw[:120].decode("utf-8", "backslashreplace").rstrip("\n")
+    return raw[:MAX_SNIPPET].decode("utf-8", "backslashreplace").rstrip("\n")

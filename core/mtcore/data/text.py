@@ -26,12 +26,12 @@ def render(spec: TaskSpec, fields: Mapping[str, str], layout: Layout) -> tuple[P
     lines, so that tasks which share a document share a prefix.
     """
     if layout == "task-first" or not spec.document_fields:
-        return _fill(f"{spec.instruction}\n{spec.template}", fields)
+        return _fill(spec.instruction, f"\n{spec.template}", fields)
     documents: list[Piece] = []
     for name in spec.document_fields:
         documents += [Piece(fields[name], is_user=True, is_document=True), Piece("\n", is_document=True)]
     lines = [line for line in spec.template.split("\n") if not _placeholders(line) & set(spec.document_fields)]
-    return (*documents, *_fill("\n".join([spec.instruction, *lines]), fields))
+    return (*documents, *_fill(spec.instruction, "\n".join(["", *lines]), fields))
 
 
 def answer_texts(spec: TaskSpec, answer: Answer) -> tuple[str, ...]:
@@ -53,10 +53,10 @@ def text_pair(spec: TaskSpec, fields: Mapping[str, str], answer: Answer | None, 
 
 
 def label_texts(spec: TaskSpec) -> dict[str, str]:
-    """Every single answer of a task with a closed set of them: label (or number) → text."""
+    """Every single answer of a task with a closed set of them: label (or number) → text; for multi-label, "" is no label at all."""
     if spec.number_range:
         return {f"{number:g}": f"{number:g}" for number in spec.number_range.numbers()}
-    return dict(spec.words)
+    return {**spec.words, "": spec.none_word} if spec.output == "multi-label" else dict(spec.words)
 
 
 # --- ids -------------------------------------------------------------------------------------------------------------------------------
@@ -81,10 +81,14 @@ class TextEncoder:
         self.eos_id = eos_id
         self.max_length = max_length
         self._structure = Tokenizer.from_file(str(tokenizer))
+        # the file may hold a length that somebody once cut or padded to
+        self._structure.no_truncation()
+        self._structure.no_padding()
         table = json.loads(tokenizer.read_text(encoding="utf-8"))
+        model = table["model"]
         added = {token["id"]: token["content"] for token in table["added_tokens"]}
-        unknown = table["model"].get("unk_token")
-        self.control_ids = frozenset(i for i, content in added.items() if content != unknown)
+        unknown = {i for i, content in added.items() if content == model.get("unk_token") or i == model.get("unk_id")}
+        self.control_ids = frozenset(added) - unknown | {eos_id}
         # the same tokenizer without added tokens: nothing in user text can be matched as one
         self._user = Tokenizer.from_str(
             json.dumps({**table, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None})
@@ -116,14 +120,13 @@ class TextEncoder:
 
     def label_paths(self, spec: TaskSpec) -> dict[str, tuple[int, ...]]:
         """Label → ids of its word; raises ConfigError where two words have the same ids."""
-        paths = {label: tuple(self._word_ids(text)) for label, text in label_texts(spec).items()}
+        texts = label_texts(spec)
+        paths = {label: tuple(self._word_ids(text)) for label, text in texts.items()}
         seen: dict[tuple[int, ...], str] = {}
         for label, path in paths.items():
             if not path or path in seen:
-                other = f"the same tokens as {spec.words.get(seen[path], seen[path])!r}" if path in seen else "no tokens"
-                raise ConfigError(
-                    f"task {spec.name}: answer word {spec.words.get(label, label)!r} is {other} in this tokenizer; choose another word"
-                )
+                other = f"the same tokens as {texts[seen[path]]!r}" if path in seen else "no tokens"
+                raise ConfigError(f"task {spec.name}: answer word {texts[label]!r} is {other} in this tokenizer; choose another word")
             seen[path] = label
         return paths
 
@@ -131,10 +134,10 @@ class TextEncoder:
         """Ids that the longest answer of a task may take, its end token included."""
         if spec.output == "generation":
             return spec.max_answer_tokens + 1
+        longest = max(len(path) for path in self.label_paths(spec).values())
         if spec.output == "multi-label":
-            whole = self.answer_ids(answer_texts(spec, spec.labels))
-            return max(len(whole), len(self._word_ids(spec.none_word))) + 1
-        return max(len(path) for path in self.label_paths(spec).values()) + 1
+            longest = max(longest, len(self.answer_ids(answer_texts(spec, spec.labels))))
+        return longest + 1
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self._structure.decode(list(ids), skip_special_tokens=True))
@@ -144,12 +147,12 @@ class TextEncoder:
         users = [len(part) for part, piece in zip(parts, pair.prompt, strict=True) if piece.is_user]
         structure = sum(map(len, parts)) - sum(users)
         room = self.max_length - structure - max(reserve, len(answer))
-        if room < (1 if users else 0):
+        limit = _water_level(users, room)
+        if room < 0 or (limit == 0 and any(users)):
             raise ConfigError(
                 f"instruction, template and answers take {self.max_length - room} tokens and leave no room for the text "
                 f"(max_length is {self.max_length}): shorten the instruction or raise the method's max_length"
             )
-        limit = _water_level(users, room)
         parts = [part[:limit] if piece.is_user else part for part, piece in zip(parts, pair.prompt, strict=True)]
         document = sum(len(part) for part, piece in zip(parts, pair.prompt, strict=True) if piece.is_document)
         prompt = [i for part in parts for i in part]
@@ -187,14 +190,16 @@ def _water_level(lengths: Sequence[int], room: int) -> int:
     return 0
 
 
-def _fill(template: str, fields: Mapping[str, str]) -> tuple[Piece, ...]:
+def _fill(instruction: str, template: str, fields: Mapping[str, str]) -> tuple[Piece, ...]:
+    """The instruction as it stands (its braces are its own), and the template with its fields; structure stays in one piece up to a field."""
     pieces: list[Piece] = []
+    structure = instruction
     for literal, name, _, _ in string.Formatter().parse(template):
-        if literal:
-            pieces.append(Piece(literal))
+        structure += literal
         if name is not None:
-            pieces.append(Piece(fields[name], is_user=True))
-    return tuple(pieces)
+            pieces += [Piece(structure), Piece(fields[name], is_user=True)]
+            structure = ""
+    return tuple(piece for piece in (*pieces, Piece(structure)) if piece.text or piece.is_user)
 
 
 def _placeholders(line: str) -> set[str]:

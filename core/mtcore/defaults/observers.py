@@ -1,12 +1,15 @@
 """Observers: progress on a terminal (a line every 30 s elsewhere), and every event as a line of JSON."""
 
 import json
+import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 from mtcore import events
 from mtcore.contracts import Observer, Options
@@ -19,8 +22,9 @@ class EventLog(Observer):
 
     def on_event(self, event: events.Event, folder: Path) -> None:
         line = {"time": round(time.time(), 3), "event": type(event).__name__, **asdict(event)}
-        with (folder / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False, default=_plain) + "\n")
+        # what is no text for UTF-8 (a lone surrogate in an error) becomes the escape that JSON has for it
+        with (folder / "events.jsonl").open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(json.dumps(_plain(line), ensure_ascii=False, allow_nan=False) + "\n")
 
 
 class Progress(Observer):
@@ -111,4 +115,13 @@ def _time(seconds: float) -> str:
 
 
 def _plain(value: Any) -> Any:
-    return value.model_dump(mode="json") if hasattr(value, "model_dump") else str(value)
+    """A value as JSON has it; a number that is none (the loss of a step that went wrong) is null there."""
+    if isinstance(value, BaseModel):
+        return _plain(value.model_dump())
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)

@@ -56,7 +56,10 @@ class Temperature(Sampler):
 
     def mix(self, profiles: Sequence[TaskProfile], draws: int, ledger: Ledger) -> Mixture:
         rates = normalised({p.name: self._capped(p) for p in profiles})
-        return Mixture(shares=normalised({name: rate ** (1 / self.config.tau) for name, rate in rates.items()}))
+        weights = {name: rate ** (1 / self.config.tau) for name, rate in rates.items()}
+        if not any(weights.values()):  # a τ so near 0 leaves the largest tasks alone, and numbers too small to be told from 0
+            weights = {name: float(rate == max(rates.values())) for name, rate in rates.items()}
+        return Mixture(shares=normalised(weights))
 
     def _capped(self, profile: TaskProfile) -> int:
         return min(profile.train_rows, self.config.cap or profile.train_rows)

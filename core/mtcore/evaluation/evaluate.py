@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mtcore.contracts import Array, Judged, Metric, Predictor
-from mtcore.evaluation.qualify import BAR
+from mtcore.evaluation.qualify import reaches
 from mtcore.types import Answer, Example, Prediction, Request, TaskSpec
 
 
@@ -34,7 +34,7 @@ def evaluate(predictor: Predictor, exams: Mapping[str, Exam]) -> Judged:
         try:
             answers[name], used = _answers(predictor, name, exam.examples)
             tokens += used
-            scores[name] = _score(exam, answers[name])
+            scores[name] = score(exam, answers[name])
         except Exception as error:
             failures[name] = f"{type(error).__name__}: {error}"
             answers.pop(name, None)
@@ -43,7 +43,7 @@ def evaluate(predictor: Predictor, exams: Mapping[str, Exam]) -> Judged:
         scores=scores,
         failures=failures,
         answers=answers,
-        qualified=sum(scores.get(name, -math.inf) >= (BAR * bar if bar > 0 else bar) for name, bar in bars.items()) if bars else None,
+        qualified=sum(bool(reaches(scores.get(name, -math.inf), bar)) for name, bar in bars.items()) if bars else None,
         average=float(np.mean([scores.get(name, 0.0) for name in exams])) if exams else 0.0,
         tokens=tokens,
         seconds=time.perf_counter() - started,
@@ -55,16 +55,18 @@ def statistics(exam: Exam, answers: Sequence[Answer]) -> Array:
     table = exam.metric.statistics(exam.spec, answers, [e.answer for e in exam.examples])
     if table.shape[0] != len(exam.examples) or not np.isfinite(table).all():
         raise ValueError(
-            f"metric {exam.metric.name} gave statistics of shape {table.shape} with {np.isnan(table).sum()} NaN for {len(exam.examples)} rows"
+            f"metric {exam.metric.name} gave statistics of shape {table.shape} for {len(exam.examples)} rows, "
+            f"{np.count_nonzero(~np.isfinite(table))} of them NaN or infinite"
         )
     return table
 
 
-def _score(exam: Exam, answers: Sequence[Answer]) -> float:
-    score = float(exam.metric.score(statistics(exam, answers).sum(0)))
-    if not math.isfinite(score):
-        raise ValueError(f"metric {exam.metric.name} is {score}")
-    return score
+def score(exam: Exam, answers: Sequence[Answer]) -> float:
+    """Score of answers; raises ValueError where it is no number."""
+    value = float(exam.metric.score(statistics(exam, answers).sum(0)))
+    if not math.isfinite(value):
+        raise ValueError(f"metric {exam.metric.name} is {value}")
+    return value
 
 
 def _answers(predictor: Predictor, name: str, examples: Sequence[Example]) -> tuple[list[Answer], int]:

@@ -11,6 +11,9 @@ from mtcore.contracts import Array, Metric, TaskAdapter
 from mtcore.errors import UnknownName
 from mtcore.types import Answer, TaskSpec
 
+ROUNDING = 1e-12
+"""A spread below this share of the mean square is none."""
+
 
 class MeanMetric(Metric):
     """A metric that is the mean of one number a row."""
@@ -51,8 +54,8 @@ class NegativeMeanAbsoluteError(MeanMetric):
 
     def value(self, spec: TaskSpec, prediction: Answer, answer: Answer) -> float:
         if spec.number_range is not None:
-            return -abs(float(str(prediction)) - float(str(answer)))
-        return -float(abs(spec.labels.index(str(prediction)) - spec.labels.index(str(answer))))
+            return 0.0 - abs(float(str(prediction)) - float(str(answer)))
+        return 0.0 - abs(spec.labels.index(str(prediction)) - spec.labels.index(str(answer)))
 
 
 class MicroF1(Metric):
@@ -102,8 +105,10 @@ class Pearson(Metric):
 
     def score(self, totals: Array) -> Array:
         n, x, y, xx, yy, xy = np.moveaxis(totals, -1, 0)
-        scale = np.sqrt(np.maximum(n * xx - x * x, 0) * np.maximum(n * yy - y * y, 0))
-        return np.where(scale > 0, (n * xy - x * y) / np.where(scale > 0, scale, 1), 0.0)
+        spread_x, spread_y = n * xx - x * x, n * yy - y * y
+        # sums of equal numbers leave rounding errors where their spread is 0
+        varies = (spread_x > ROUNDING * n * xx) & (spread_y > ROUNDING * n * yy)
+        return np.where(varies, (n * xy - x * y) / np.sqrt(np.where(varies, spread_x * spread_y, 1)), 0.0)
 
 
 class ChrF(MeanMetric):
@@ -126,7 +131,8 @@ def find_metric(adapter: TaskAdapter, name: str) -> Metric:
     """The adapter's own metric of that name, or one of the box. Raises UnknownName with the nearest names."""
     known = {**METRICS, **adapter.metrics}
     if name not in known:
-        raise UnknownName(f"task {adapter.spec.name}: no metric is called {name!r}{nearest(name, list(known))} Known: {', '.join(known)}.")
+        near = nearest(name, list(known)) or "."
+        raise UnknownName(f"task {adapter.spec.name}: no metric is called {name!r}{near} Known: {', '.join(known)}.")
     return known[name]()
 
 

@@ -4,12 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mtcore.contracts import Array, Metric
 from mtcore.data.permutation import key
 
 BAR = 0.99
 """Share of the reference score that qualifies (paper, section 3.2)."""
+SLACK = 1e-12
+"""Far below what one row changes: without it, rounding would fail some of the scores that stand exactly at the bar."""
 RESAMPLES = 2000
 
 
@@ -32,8 +35,8 @@ class Verdict:
 def judge(metric: Metric, reference: Sequence[Array], shared: Sequence[Array], majority: Array, *, name: str) -> Verdict:
     """Judge a task from per-row statistics [rows, k] of reference and shared model, one pair a seed, on the same rows.
 
-    Qualified is score ≥ 0.99 × reference on the means over seeds, unrounded, unless the reference is at chance. The paired bootstrap
-    resamples rows, the same ones for reference, shared model and majority answer.
+    Qualified is `reaches` on the means over seeds, unless the reference is at chance. The paired bootstrap resamples rows, the same
+    ones for reference, shared model and majority answer.
     """
     counts = resampled_counts(len(majority), key("bootstrap", name))
     reference_score, score = _mean_score(metric, reference), _mean_score(metric, shared)
@@ -42,18 +45,22 @@ def judge(metric: Metric, reference: Sequence[Array], shared: Sequence[Array], m
     )
     at_chance = bool(np.quantile(reference_B - majority_B, 0.025) <= 0)
     has_ratio = reference_score > 0
-    reaches = score >= BAR * reference_score if has_ratio else score >= reference_score
-    reaches_B = np.where(reference_B > 0, shared_B >= BAR * reference_B, shared_B >= reference_B)
     ratios = shared_B[reference_B > 0] / reference_B[reference_B > 0]
     return Verdict(
         reference=reference_score,
         score=score,
         ratio=score / reference_score if has_ratio else None,
-        is_qualified=bool(reaches) and not at_chance,
-        p_qualified=0.0 if at_chance else float(np.mean(reaches_B)),
+        is_qualified=bool(reaches(score, reference_score)) and not at_chance,
+        p_qualified=0.0 if at_chance else float(np.mean(reaches(shared_B, reference_B))),
         interval=(float(np.quantile(ratios, 0.025)), float(np.quantile(ratios, 0.975))) if has_ratio and len(ratios) else None,
         is_at_chance=at_chance,
     )
+
+
+def reaches(score: Array | float, reference: Array | float) -> NDArray[np.bool_]:
+    """Score ≥ 0.99 × reference, unrounded; score ≥ reference where that is 0 or less, and a share of it says nothing."""
+    reference = np.asarray(reference)
+    return np.asarray(score >= np.where(reference > 0, BAR * reference, reference) - SLACK)
 
 
 def score_interval(metric: Metric, statistics: Array, *, name: str) -> tuple[float, float]:

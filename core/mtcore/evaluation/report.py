@@ -18,7 +18,8 @@ class TaskOutcome:
     """None where the task failed."""
     failure: str
     floors: Mapping[str, float | None]
-    beside: Mapping[str, float]
+    beside: Mapping[str, float | None]
+    """Other metrics; None where one failed, which leaves the verdict as it is."""
     saturation_epoch: Sequence[int | None]
     resource: str
     resource_is_assumed: bool
@@ -223,7 +224,7 @@ def markdown(outcome: VariantOutcome) -> str:
         markdown_table(cost_table(outcome)),
         f"References reused from earlier work: {outcome.reference_reused}.",
         "## Warnings",
-        "\n".join(f"- {w}" for w in [*outcome.failures, *outcome.warnings]) or "None.",
+        "\n".join(f"- {' '.join(w.split())}" for w in [*outcome.failures, *outcome.warnings]) or "None.",
         "## Versions",
         ", ".join(f"{name} {version}" for name, version in outcome.versions.items()),
     ]
@@ -245,8 +246,13 @@ def comparison_markdown(run: str, outcomes: Sequence[VariantOutcome]) -> str:
 
 
 def markdown_table(lines: Sequence[Sequence[str]]) -> str:
-    head, *rest = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+    head, *rest = [[_cell(text) for text in line] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rest])
+
+
+def _cell(text: str) -> str:
+    """A text as one cell of a Markdown table: on one line, and nothing in it ends the cell."""
+    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").splitlines())
 
 
 def percent(value: float | None) -> str:

@@ -53,9 +53,11 @@ def load_model(folder: Path, *, dtype: str = "float32") -> "PreTrainedModel":
     """Load a causal language model for training or inference; safetensors only, no code from the folder, sdpa attention."""
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
     from mtcore.modeling.head import require_plain_head
 
+    logging.disable_progress_bar()  # progress is told by observers
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         folder, dtype=getattr(torch, dtype), attn_implementation="sdpa", use_safetensors=True, local_files_only=True
     )

@@ -1,0 +1,248 @@
+"""The command line, as a user types it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MODULE = '''
+"""Two toy tasks and a sampler, from outside."""
+
+from mtcore.contracts import Sampler, TaskAdapter
+from mtcore.hookspecs import hookimpl
+from mtcore.types import Mixture, TaskSpec
+
+
+class Toy(TaskAdapter):
+    def rows(self, split):
+        count = {"train": 32, "validation": 16}.get(split, 0)
+        return [{"text": f"{'AB'[i % 2]} {split} {i} {self.spec.name}", "label": str(i % 2)} for i in range(count)]
+
+    def fields(self, row):
+        return {"text": row["text"]}
+
+    def answer(self, row):
+        return row["label"]
+
+
+def spec(name, **changes):
+    table = dict(name=name, output="binary", input="single-sentence", fields=("text",), instruction="judge", template="{text}\\nanswer: ",
+                 words={"0": "no", "1": "yes"}, metric="accuracy", licence="none", source="made up")
+    return TaskSpec(**{**table, **changes})
+
+
+class First(Toy):
+    spec = spec("first")
+
+
+class Second(Toy):
+    spec = spec("second", instruction="judge again")
+
+
+class Topics(Toy):
+    spec = spec("topics", output="multi-label", words={"0": "food", "1": "room"}, none_word="none")
+
+    def answer(self, row):
+        return (row["label"],) if len(row["text"]) % 3 else ()
+
+
+class Even(Sampler):
+    name = "even"
+
+    def epoch_draws(self, profiles):
+        return sum(p.train_rows for p in profiles)
+
+    def mix(self, profiles, draws, ledger):
+        return Mixture(shares={p.name: 1 / len(profiles) for p in profiles})
+
+
+@hookimpl
+def register_tasks():
+    return [First, Second, Topics]
+
+
+@hookimpl
+def register_samplers():
+    return [Even]
+'''
+
+RUN = """
+model = "{model}"
+tasks = ["toys/*"]
+method = {{ use = "text2text", max_length = 64, row_tokens = 64, batch_tokens = 256 }}
+scheduler = {{ use = "mixture", learning_rate = 3e-3, examples_per_step = 8, epochs = 1, sampler = {{ use = "even" }} }}
+reference = {{ use = "single-task", learning_rate = 3e-3, examples_per_step = 8, epochs = 1 }}
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, base_folder):
+    """A folder with an installed plugin, a run file, and what running it once left and printed."""
+    folder = tmp_path_factory.mktemp("cli")
+    site = folder / "site"
+    info = site / "toys-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "toys_plugin.py").write_text(MODULE)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[mtcore]\ntoys = toys_plugin\n")
+    (folder / "run.toml").write_text(RUN.format(model=base_folder))
+    done = mtcore(folder, "train", "run.toml")
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def mtcore(folder: Path, *arguments: str, stdin: str = "", plugin: bool = True):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"} | ({"PYTHONPATH": str(folder / "site")} if plugin else {})
+    command = [sys.executable, "-c", "from mtcore.cli import main; main()", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, input=stdin, capture_output=True, text=True, check=False)
+
+
+BUNDLE = "runs/run/seed-1/classification/bundle"
+
+
+def test_training_prints_the_table_the_deployment_and_the_cost(place):
+    _, done = place
+    for text in ("toys/first", "at chance", "put online:", "stage mixture", "total references + shared", "reports: runs/run"):
+        assert text in done.stdout
+    assert "reference toys/second" in done.stderr
+
+
+def test_a_report_can_be_printed_again(place):
+    folder, _ = place
+    assert mtcore(folder, "report", "runs/run").stdout.startswith("# run")
+    assert json.loads(mtcore(folder, "report", "runs/run", "--json").stdout)["run"] == "run"
+    missing = mtcore(folder, "report", "runs")
+    assert missing.returncode == 2
+    assert "runs/run" in missing.stderr
+
+
+def test_a_bundle_answers_json_lines_where_its_plugin_is_not_installed(place):
+    folder, _ = place
+    lines = '{"text": "A 1"}\n{"text": 3}\nno json\n{"text": "B 2"}\n'
+    done = mtcore(folder, "predict", BUNDLE, "--task", "toys/first", stdin=lines, plugin=False)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 1
+    assert [set(a) for a in answers] == [
+        {"task", "answer", "probabilities", "flags"},
+        {"task", "error"},
+        {"task", "error"},
+        {"task", "answer", "probabilities", "flags"},
+    ]
+    assert answers[0]["answer"] in ("0", "1")
+    assert sum(answers[0]["probabilities"].values()) == pytest.approx(1)
+
+
+def test_a_multi_label_task_answers_with_labels_in_canonical_order(place):
+    folder, _ = place
+    done = mtcore(folder, "predict", BUNDLE, "--task", "toys/topics", stdin='{"text": "A 1"}\n', plugin=False)
+    (answer,) = [json.loads(line) for line in done.stdout.splitlines()]
+    assert answer["answer"] in ([], ["0"], ["1"], ["0", "1"])
+
+
+def test_a_task_that_is_not_in_the_bundle_is_refused_with_the_nearest_name(place):
+    folder, _ = place
+    done = mtcore(folder, "predict", BUNDLE, "--task", "toys/frist", plugin=False)
+    assert done.returncode == 2
+    assert "did you mean 'toys/first'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_bundle_loads_with_plain_transformers(place):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder, _ = place
+    model = AutoModelForCausalLM.from_pretrained(folder / BUNDLE)
+    tokenizer = AutoTokenizer.from_pretrained(folder / BUNDLE)
+    ids = tokenizer("judge\nA 1\nanswer: ", return_tensors="pt").input_ids
+    assert model(ids).logits.shape[-1] == 400
+
+
+def test_a_bundle_whose_files_were_changed_is_not_loaded(place, tmp_path):
+    import shutil
+
+    folder, _ = place
+    copy = tmp_path / "bundle"
+    shutil.copytree(folder / BUNDLE, copy)
+    (copy / "tokenizer.json").write_text((copy / "tokenizer.json").read_text() + " ")
+    done = mtcore(folder, "predict", str(copy), "--task", "toys/first")
+    assert done.returncode == 2
+    assert "tokenizer.json missing or changed" in done.stderr
+
+
+def test_a_plan_is_json_and_loads_no_torch(place):
+    folder, _ = place
+    code = (
+        "import sys; sys.argv = ['mtcore', 'plan', 'run.toml', '--json', '--order', 'order.parquet']\nfrom mtcore.cli import main\nmain()\n"
+    )
+    check = f"import atexit, sys\natexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))\n{code}"
+    environment = {**os.environ, "PYTHONPATH": str(folder / "site")}
+    done = subprocess.run([sys.executable, "-c", check], cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr.strip().endswith("False")
+    plan = json.loads(done.stdout)
+    (group,) = plan["groups"]
+    (stage,) = group["stages"]
+    assert (group["name"], stage["name"], stage["steps"]) == ("classification", "mixture", 12)
+    assert stage["tasks"]["toys/first"] == {
+        "share": 1 / 3,
+        "draws": 32,
+        "passes": 1.0,
+        "unseen": 0.0,
+        "token_share": pytest.approx(1 / 3, abs=0.1),
+    }
+
+    import pyarrow.parquet as pq
+
+    order = pq.read_table(folder / "order.parquet").to_pydict()
+    assert set(order) >= {"stage", "position", "task", "row", "pass"}
+    assert order["position"] == list(range(96))
+    assert sorted(r for r, t in zip(order["row"], order["task"], strict=True) if t == "toys/first") == list(range(32))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["plan", "run.toml", "--set", "scheduler.sampler.use=evn"], "did you mean 'even'"),
+        (["plan", "run.toml", "--set", "taks=1"], "unknown key 'taks'; did you mean 'tasks'"),
+        (["plan", "run.toml", "--set", 'tasks=["toys/frist"]'], "did you mean 'toys/first'"),
+        (["plan", "run.toml", "--set", 'scheduler={use="mixture", sampler={use="temperature", tau=0}}'], "tau"),
+        (["plan", "rum.toml"], "run.toml"),
+        (["train", "run.toml", "--set", "method.max_length=9", "--set", "out=other"], "leave no room for the text"),
+        (["train", "run.toml", "--set", "max_steps=3"], "max_steps: was null, now 3"),
+        (["train", "run.toml", "--set", "model=nothing", "--set", "out=other"], "mtcore base nothing"),
+        (["predict", "runs", "--task", "x"], "runs/run/seed-1/classification/bundle"),
+    ],
+)
+def test_bad_input_is_told_in_a_sentence_without_a_traceback(place, arguments, said):
+    folder, _ = place
+    done = mtcore(folder, *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_second_process_in_the_same_run_is_refused(place):
+    import fcntl
+
+    folder, _ = place
+    with (folder / "runs/run/lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        done = mtcore(folder, "train", "run.toml")
+    assert done.returncode == 2
+    assert "another process is at work" in done.stderr
+
+
+def test_a_base_is_built_from_a_corpus_and_trained_on(tmp_path):
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "text.txt").write_text("The quick brown fox jumps over the lazy dog.\n今天天气很好。\n" * 50)
+    arguments = ["--corpus", "corpus", "--width", "16", "--layers", "1", "--heads", "2", "--vocabulary", "300", "--context", "64"]
+    done = mtcore(tmp_path, "base", "mini", *arguments, plugin=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "runs/bases/mini/config.json").read_text())["model_type"] == "qwen2"
+    again = mtcore(tmp_path, "base", "mini", *arguments, plugin=False)
+    assert "built already" in again.stderr
+    missing = mtcore(tmp_path, "base", "other", "--corpus", "runs/bases/mini", plugin=False)
+    assert missing.returncode == 2
+    assert "no text there" in missing.stderr

@@ -1,0 +1,80 @@
+"""The documentation says what the code does."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from mtcore import contracts, hookspecs
+from mtcore.config import load_run
+from mtcore.plugins import load_plugins
+
+ROOT = Path(__file__).parent.parent
+MODULES = [
+    p for folder in ("core/mtcore", "plugins", "contrib_tasks") for p in sorted((ROOT / folder).rglob("*.py")) if "tests" not in p.parts
+]
+
+
+def shown(path):
+    relative = path.relative_to(ROOT)
+    return str(relative.relative_to("core/mtcore") if relative.parts[0] == "core" else relative)
+
+
+def first_line(path):
+    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[0]
+
+
+def test_the_map_holds_every_module_and_its_first_line():
+    listed = dict(re.findall(r"^\* `([^`]+)` — (.+)$", (ROOT / "docs/map.md").read_text(encoding="utf-8"), re.M))
+    assert listed == {shown(path): first_line(path) for path in MODULES}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=shown)
+def test_a_modules_first_line_is_one_sentence(path):
+    assert re.fullmatch(r".{20,160}[.:]", first_line(path)), f"{shown(path)}: {first_line(path)!r}"
+
+
+def test_the_hook_page_names_every_hook_and_every_method_of_its_contract():
+    text = (ROOT / "docs/hooks.md").read_text(encoding="utf-8")
+    hooks = [name for name in vars(hookspecs) if name.startswith("register_")]
+    assert re.findall(r"^\| `(register_\w+)`", text, re.M) == hooks
+    for line in re.findall(r"^\| `register_.*$", text, re.M):
+        name = re.search(r"`(\w+)`: ", line).group(1)
+        for method in getattr(contracts, name).__abstractmethods__:
+            assert f"`{method}(" in line, f"{name}.{method} is not in the line of its hook"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs/runs").glob("*.toml")), ids=lambda p: p.stem)
+def test_every_run_file_of_the_docs_resolves(path):
+    registry = load_plugins()
+    for config in load_run(path).variants.values():
+        registry.method(config.method)
+        registry.scheduler(config.scheduler)
+        registry.scheduler(config.reference)
+        registry.filter(config.filter)
+        assert registry.tasks(config.tasks)
+
+
+def test_every_command_that_the_readme_types_exists():
+    from mtcore.cli import COMMANDS
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\.venv/bin/mtcore (\w+)", text)) <= set(COMMANDS)
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert set(re.findall(r"^    make (\w+)", text, re.M)) <= set(targets)
+
+
+def test_every_link_of_the_readme_leads_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")):
+        assert (ROOT / target).exists(), target
+
+
+def test_a_plugin_in_the_repository_ships_a_readme_tests_and_a_licence():
+    for pyproject in [*ROOT.glob("plugins/*/pyproject.toml"), *ROOT.glob("contrib_tasks/*/pyproject.toml")]:
+        project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
+        assert project["license"] == "Apache-2.0"
+        assert (pyproject.parent / "README.md").is_file()
+        assert list(pyproject.parent.glob("tests/test_*.py"))
+        assert "mtcore" in project["entry-points"]

@@ -1,0 +1,236 @@
+"""A whole run on toys: references, stages, verdicts, bundles, reports; what is reused, resumed and refused."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from mtcore import events
+from mtcore.config import RunConfig, RunFile
+from mtcore.contracts import TaskAdapter
+from mtcore.errors import ResumeMismatch
+from mtcore.fitting import Fitting
+from mtcore.pipeline import train
+from mtcore.plugins import load_plugins
+from mtcore.registry import Entry, Plugin, Registry
+from mtcore.types import TaskSpec
+
+TOYS = Plugin("toys", "toys", "1.0", "loaded")
+
+
+def toy_task(name, *, words=("差", "好"), rows=48, output="binary", flip=0.0, **changes):
+    """A task whose answer can be read off one character, with a share of wrong labels."""
+    labels = {str(i): word for i, word in enumerate(words)}
+
+    def made(split):
+        source = random.Random(f"{name} {split} {rows}")
+        for number in range(rows if split == "train" else 24 if split == "validation" else 0):
+            label = source.randrange(len(words))
+            wrong = source.random() < flip
+            filler = "".join(source.choices("天地人和春夏秋冬", k=source.randrange(2, 12)))
+            answer = str(source.randrange(len(words)) if wrong else label)
+            yield {"text": f"{filler}{'ABCDEF'[label]}{number}{split}", "label": answer if output != "generation" else (words[label],)}
+
+    class Toy(TaskAdapter):
+        spec = TaskSpec(
+            **{
+                "name": name,
+                "output": output,
+                "input": "single-sentence",
+                "fields": ("text",),
+                "instruction": f"任务{name}",
+                "template": "{text}\n答案：",
+                "words": {} if output == "generation" else labels,
+                "metric": "exact-match" if output == "generation" else "accuracy",
+                "max_answer_tokens": 4,
+                "licence": "none",
+                "source": "made up",
+                **changes,
+            }
+        )
+
+        def rows(self, split):
+            return made(split)
+
+        def fields(self, row):
+            return {"text": row["text"]}
+
+        def answer(self, row):
+            return row["label"]
+
+    return Entry("task", f"toys/{name}", Toy, TOYS)
+
+
+def registry_with(*tasks):
+    installed = load_plugins(environment="")
+    boxed = [e for kind in ("filter", "sampler", "scheduler", "method", "observer") for e in installed.entries(kind)]
+    return Registry([*installed.plugins, TOYS], [*boxed, *tasks])
+
+
+def run_file(base_folder: Path, out: Path, variants=None, **changes) -> RunFile:
+    table = {
+        "model": str(base_folder),
+        "out": str(out),
+        "tasks": ["toys/*"],
+        "method": {"use": "text2text", "max_length": 64, "row_tokens": 64, "batch_tokens": 256},
+        "scheduler": {"use": "two-stage", "learning_rate": 3e-3, "examples_per_step": 8, "stage2_epochs": 1},
+        "reference": {"use": "single-task", "learning_rate": 3e-3, "examples_per_step": 8, "epochs": 2},
+        "observers": [],
+        **changes,
+    }
+    configs = {name: RunConfig.model_validate_json(json.dumps({**table, **v})) for name, v in (variants or {"": {}}).items()}
+    return RunFile("toy", configs)
+
+
+def run(file, registry, seen=None):
+    folder = Path(next(iter(file.variants.values())).out) / file.name
+    return train(file, registry, Fitting((seen if seen is not None else []).append), folder)
+
+
+def sources(seen):
+    return {e.task: e.source for e in seen if isinstance(e, events.ReferenceReady)}
+
+
+def test_a_run_leaves_verdicts_a_report_and_a_bundle(base_folder, tmp_path):
+    file = run_file(base_folder, tmp_path, resource={"toys/a": "high", "toys/b": "low"})
+    (outcome,) = run(file, registry_with(toy_task("a"), toy_task("b", words=("一", "二", "三"), output="multi-class", rows=24)))
+    report = json.loads((tmp_path / "toy" / "report.json").read_text())
+    assert {"run", "variant", "model", "method", "seeds", "groups", "deployment", "cost", "warnings"} <= set(report)
+    (group,) = report["groups"]
+    assert [t["name"] for t in group["tasks"]] == ["toys/a", "toys/b"]
+    assert [s["name"] for s in group["stages"]] == ["high-resource", "mixture"]
+    assert group["stages"][0]["tasks"].keys() == {"toys/a"}
+    assert report["cost"]["references"]["steps"] == 18
+    assert report["cost"]["stage high-resource"]["examples"] == 48
+    assert report["cost"]["stage mixture"]["flops"] > 0
+    assert (tmp_path / "toy" / "report.md").read_text().startswith("# toy")
+    assert (tmp_path / "toy" / "seed-1" / "classification" / "bundle" / "mtcore.json").is_file()
+    assert json.loads((tmp_path / "toy" / "seed-1" / "classification" / "plan.json").read_text())[0]["draws"] == 48
+    assert outcome.average == pytest.approx(sum(t["score"] for t in group["tasks"]) / 2)
+
+
+def test_a_second_run_reuses_everything_and_says_the_same(base_folder, tmp_path):
+    file, registry = run_file(base_folder, tmp_path), registry_with(toy_task("a"), toy_task("b"))
+    run(file, registry)
+    before = json.loads((tmp_path / "toy" / "report.json").read_text())
+    seen = []
+    run(file, registry, seen)
+    after = json.loads((tmp_path / "toy" / "report.json").read_text())
+    assert sources(seen) == {"toys/a": "reused", "toys/b": "reused"}
+    assert not any(isinstance(e, events.Stepped) for e in seen)
+    assert before["groups"] == after["groups"]
+
+
+def test_a_changed_task_alone_is_measured_again(base_folder, tmp_path):
+    run(run_file(base_folder, tmp_path), registry_with(toy_task("a"), toy_task("b")))
+    seen = []
+    run(run_file(base_folder, tmp_path), registry_with(toy_task("a"), toy_task("b", rows=40)), seen)
+    assert sources(seen) == {"toys/a": "reused", "toys/b": "measured"}
+    seen = []
+    run(run_file(base_folder, tmp_path), registry_with(toy_task("a", instruction="别的任务"), toy_task("b", rows=40)), seen)
+    assert sources(seen) == {"toys/a": "measured", "toys/b": "reused"}
+
+
+class Stop(Exception):
+    """What an interruption looks like from inside."""
+
+
+def interrupted(file, registry, after):
+    """Break off at the first step after more than `after` evaluations."""
+    seen = []
+
+    def emit(event):
+        seen.append(event)
+        if sum(isinstance(e, events.Evaluated) for e in seen) > after and isinstance(event, events.Stepped):
+            raise Stop
+
+    folder = Path(next(iter(file.variants.values())).out) / file.name
+    with pytest.raises(Stop):
+        train(file, registry, Fitting(emit), folder)
+    return seen
+
+
+def weights(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.glob("**/bundle/model.safetensors"))}
+
+
+@pytest.mark.parametrize("after", [0, 2, 4])
+def test_interrupted_work_goes_on_from_its_last_evaluation_to_the_same_weights(base_folder, tmp_path, after):
+    registry = registry_with(toy_task("a"), toy_task("b"))
+    whole = run_file(base_folder, tmp_path / "whole", resource={"toys/a": "high", "toys/b": "low"})
+    run(whole, registry)
+    broken = run_file(base_folder, tmp_path / "broken", resource={"toys/a": "high", "toys/b": "low"})
+    first = interrupted(broken, registry, after)
+    second = []
+    run(broken, registry, second)
+    steps = [sum(isinstance(e, events.Stepped) for e in part) for part in (first, second)]
+    assert sum(steps) <= 12 + 12 + 6 + 12 + 6  # nothing but the steps since the last evaluation is done twice
+    assert weights(tmp_path / "whole" / "toy") == weights(tmp_path / "broken" / "toy")
+    reports = [json.loads((tmp_path / name / "toy" / "report.json").read_text())["groups"][0]["tasks"] for name in ("whole", "broken")]
+    assert reports[0] == reports[1]
+
+
+def test_a_changed_configuration_is_refused_with_the_difference(base_folder, tmp_path):
+    registry = registry_with(toy_task("a"))
+    run(run_file(base_folder, tmp_path), registry)
+    with pytest.raises(ResumeMismatch, match=r"max_steps: was null, now 3"):
+        run(run_file(base_folder, tmp_path, max_steps=3), registry)
+
+
+def test_variants_share_references_and_are_compared(base_folder, tmp_path):
+    mixture = {"use": "mixture", "learning_rate": 3e-3, "examples_per_step": 8, "epochs": 1, "sampler": {"use": "class-balanced"}}
+    bar = {"use": "text2text", "max_length": 64, "row_tokens": 64, "batch_tokens": 256}
+    variants = {
+        "few-shot": {"method": {"use": "few-shot", "shots": 2, "bar": bar}},
+        "single-task": {"scheduler": {"use": "single-task"}},
+        "class-balanced": {"scheduler": mixture},
+    }
+    seen = []
+    outcomes = run(run_file(base_folder, tmp_path, variants), registry_with(toy_task("a"), toy_task("b")), seen)
+    by_name = {o.variant: o for o in outcomes}
+    assert [e.source for e in seen if isinstance(e, events.ReferenceReady)] == ["measured"] * 2 + ["reused"] * 4
+    assert by_name["single-task"].overhead == 1.0
+    assert by_name["single-task"].deployment.overhead == 1.0
+    assert all(t.verdict.score == t.verdict.reference for t in by_name["single-task"].tasks)
+    assert by_name["few-shot"].costs["total shared"].steps == 0
+    comparison = json.loads((tmp_path / "toy" / "comparison.json").read_text())
+    assert [v["variant"] for v in comparison["variants"]] == list(variants)
+    assert "class-balanced" in (tmp_path / "toy" / "comparison.md").read_text()
+
+
+def test_classification_and_generation_are_kept_apart_unless_told_otherwise(base_folder, tmp_path):
+    tasks = registry_with(toy_task("a"), toy_task("g", output="generation"))
+    (apart,) = run(run_file(base_folder, tmp_path / "1"), tasks)
+    (together,) = run(run_file(base_folder, tmp_path / "2", filter={"use": "none"}), tasks)
+    assert [g.name for g in apart.groups] == ["classification", "generation"]
+    assert [g.name for g in together.groups] == ["all"]
+
+
+def test_several_seeds_are_trained_apart_and_judged_together(base_folder, tmp_path):
+    (outcome,) = run(run_file(base_folder, tmp_path, seeds=[1, 2]), registry_with(toy_task("a")))
+    (task,) = outcome.tasks
+    assert len(task.saturation_epoch) == 2
+    assert {s["seed"] for g in outcome.groups for s in g.stages} == {1, 2}
+    assert len(weights(tmp_path / "toy")) == 2
+
+
+def test_a_micro_batch_size_changes_nothing_but_memory(base_folder, tmp_path):
+    registry = registry_with(toy_task("a"))
+    scores = []
+    for tokens in (64, 512):
+        method = {"use": "text2text", "max_length": 64, "row_tokens": 64, "batch_tokens": tokens}
+        (outcome,) = run(run_file(base_folder, tmp_path / str(tokens), method=method), registry)
+        scores.append([e["average"] for g in outcome.groups for s in g.stages for e in s["evaluations"]])
+    assert scores[0] == pytest.approx(scores[1], abs=1e-6)
+
+
+def test_a_task_that_can_be_learnt_is_learnt_by_the_shared_model_too(base_folder, tmp_path):
+    changes = {
+        "reference": {"use": "single-task", "learning_rate": 1e-2, "examples_per_step": 8, "epochs": 3},
+        "scheduler": {"use": "mixture", "learning_rate": 1e-2, "examples_per_step": 8, "epochs": 3},
+    }
+    (outcome,) = run(run_file(base_folder, tmp_path, **changes), registry_with(toy_task("a", rows=384), toy_task("b", rows=384)))
+    assert all(not t.verdict.is_at_chance for t in outcome.tasks)
+    assert all(t.verdict.score > 0.9 for t in outcome.tasks)
+    assert outcome.overhead in (0.5, 1.0)
