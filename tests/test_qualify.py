@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mtcore.evaluation.metrics import Accuracy, NegativeMeanAbsoluteError, Pearson
@@ -31,6 +31,7 @@ def verdict(reference, shared, majority, *, name="toy", metric=None):
 # --- the bar --------------------------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(0, 5000))
 def test_the_bar_is_exactly_99_hundredths_of_the_reference(rows, reference, score):
     assume(max(reference, score) <= rows)
@@ -52,9 +53,7 @@ def test_a_task_qualifies_from_the_first_row_that_reaches_the_bar(right, expecte
 
 def test_a_ratio_that_only_rounds_to_the_bar_does_not_reach_it():
     assert not reaches(0.98999, 1.0)
-    v = verdict(marks(10_000, 20_000)[::10], marks(9_899, 20_000)[::10], marks(2_000, 20_000)[::10])
-    assert v.ratio == 0.99
-    v = verdict(marks(1500, 2000), marks(1484, 2000), marks(1000, 2000))
+    v = verdict(marks(750, 1000), marks(742, 1000), marks(500, 1000))
     assert f"{v.ratio:.2f}" == "0.99"
     assert not v.is_qualified
 
@@ -83,7 +82,7 @@ def test_a_clearly_better_reference_is_not_at_chance():
 
 def test_a_lead_over_chance_that_a_few_rows_carry_is_no_lead():
     assert verdict(scattered(26, 40, seed=1), marks(40, 40), scattered(20, 40, seed=2)).is_at_chance
-    assert not verdict(scattered(2600, 4000, seed=1), marks(4000, 4000), scattered(2000, 4000, seed=2)).is_at_chance
+    assert not verdict(scattered(650, 1000, seed=1), marks(1000, 1000), scattered(500, 1000, seed=2)).is_at_chance
 
 
 def test_a_model_that_always_says_the_same_number_is_at_chance():
@@ -100,7 +99,9 @@ def test_a_model_that_always_says_the_same_number_is_at_chance():
 def test_a_reference_below_zero_has_no_ratio_and_is_itself_the_bar():
     random = np.random.default_rng(1)
     reference, majority = table(-random.random(200)), table(-5 - random.random(200))
-    better, equal, worse = (verdict(reference, reference + [[d, 0]], majority, metric=NegativeMeanAbsoluteError()) for d in (0.1, 0, -0.1))
+    better, equal, worse = (
+        verdict(reference, reference + np.array([d, 0]), majority, metric=NegativeMeanAbsoluteError()) for d in (0.1, 0, -0.1)
+    )
     assert [v.is_qualified for v in (better, equal, worse)] == [True, True, False]
     assert [v.p_qualified for v in (better, equal, worse)] == [1, 1, 0]
     assert {(v.ratio, v.interval, v.is_at_chance) for v in (better, equal, worse)} == {(None, None, False)}
@@ -197,6 +198,7 @@ def test_several_seeds_leave_less_doubt_than_one():
 # --- the bootstrap itself -------------------------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.integers(1, 60), st.integers(0, 2**64 - 1))
 def test_every_resample_holds_as_many_rows_as_there_are(rows, seed):
     counts = resampled_counts(rows, seed)
@@ -265,6 +267,7 @@ def test_a_shared_model_in_which_nothing_qualifies_is_not_put_online():
     assert deployment({}, ["x", "y"]).overhead == 1
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), min_size=1, max_size=20))
 def test_a_deployment_serves_every_task_exactly_once(members):
     tasks = [f"t{i}" for i in range(len(members))]

@@ -32,7 +32,9 @@ def make_spec(output="binary", **changes):
     return TaskSpec(**{**table, **changes})
 
 
-PAIR = make_spec(input="passage-question", fields=("text", "question"), template="文章：{text}\n问题：{question}\n答案：", document_fields=("text",))
+PAIR = make_spec(
+    input="passage-question", fields=("text", "question"), template="文章：{text}\n问题：{question}\n答案：", document_fields=("text",)
+)
 SCALE = make_spec("regression", number_range=NumberRange(low=-1, high=2, step=0.5))
 SEVERAL = make_spec("multi-label", words={"c": "海", "a": "空气", "b": "陆"}, none_word="无")
 FREE = make_spec("generation", max_answer_tokens=7)
@@ -69,6 +71,12 @@ def test_control_tokens_in_user_text_are_mere_text(encoder, texts):
     for text, ids in zip(texts, encoder.user_ids(texts), strict=True):
         assert encoder.control_ids.isdisjoint(ids)
         assert encoder.decode(ids) == text
+
+
+def test_a_control_token_in_a_text_changes_nothing_before_it(encoder):
+    plain, hostile_one = encoder.user_ids(["今天天气很好", "今天天气很好" + STOP])
+    assert len(plain) < len("今天天气很好".encode()) / 2, "the toy must know some words"
+    assert hostile_one[: len(plain)] == plain
 
 
 @settings(max_examples=300, deadline=None)

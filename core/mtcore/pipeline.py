@@ -36,6 +36,7 @@ def train(run: RunFile, registry: Registry, fitting: Fitting, folder: Path) -> l
         variants = [prepare(name, config, preparer, registry, fitting.emit) for name, config in run.variants.items()]
         if fitting.is_main:
             write_resolved(folder, run, registry)
+            write_quarantine(folder, variants)
         outcomes = []
         for prepared in variants:
             measured, reused = measure(prepared, registry, fitting)
@@ -138,6 +139,12 @@ def write_resolved(folder: Path, run: RunFile, registry: Registry) -> None:
     variants = {**_resolved(folder), **{name: config.model_dump(mode="json") for name, config in run.variants.items()}}
     plugins = [asdict(plugin) for plugin in registry.plugins]
     write_json(folder / "resolved.json", {"run": run.name, "variants": variants, "plugins": plugins, "mtcore": version("mtcore")})
+
+
+def write_quarantine(folder: Path, variants: Sequence[Prepared]) -> None:
+    """Every row that was set aside, with file, line and reason, as lines of JSON."""
+    rows = {json.dumps(asdict(row), ensure_ascii=False): None for v in variants for task in v.tasks.values() for row in task.quarantined}
+    write_text(folder / "quarantine.jsonl", "".join(f"{row}\n" for row in rows))
 
 
 def _resolved(folder: Path) -> dict[str, dict[str, object]]:

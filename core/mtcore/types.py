@@ -30,16 +30,31 @@ class Frozen(BaseModel):
 # --- tasks ---------------------------------------------------------------------------------------------------------------------------
 
 
+MAX_NUMBERS = 1000
+
+
 class NumberRange(Frozen):
     """The numbers that a regression task may answer: low, low + step, …, high."""
 
-    low: float
-    high: float
-    step: float = Field(gt=0)
+    low: float = Field(allow_inf_nan=False)
+    high: float = Field(allow_inf_nan=False)
+    step: float = Field(gt=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        if not self.low < self.high or len(self.numbers()) > MAX_NUMBERS:
+            raise ValueError(
+                f"numbers go from low up to high in at most {MAX_NUMBERS} steps, not from {self.low} to {self.high} by {self.step}"
+            )
+        return self
 
     def numbers(self) -> list[float]:
-        count = round((self.high - self.low) / self.step)
-        return [round(self.low + i * self.step, 10) for i in range(count + 1)]
+        count = min(round((self.high - self.low) / self.step), MAX_NUMBERS + 1)
+        return [round(self.low + i * self.step, 10) + 0.0 for i in range(count + 1)]  # + 0.0: no minus zero
+
+    def nearest(self, number: float) -> float:
+        """The number of the range that a model is taught for any other."""
+        return min(self.numbers(), key=lambda n: (abs(n - number), n))
 
 
 class TaskSpec(Frozen):

@@ -63,9 +63,9 @@ def judge_variant(
     for result in results.values():
         for done in result.fitted.done if result.fitted else ():
             cost[f"stage {done.stage.name}"] = cost.get(f"stage {done.stage.name}", Cost()) + done.cost
-    evaluating = sum((r.fitted.evaluation_cost for r in results.values() if r.fitted), Cost())
+    cost["reference evaluation"] = sum((r.evaluation_cost for r in measured.values()), Cost())
     if not prepared.scheduler.alone:
-        cost["evaluation"] = evaluating
+        cost["evaluation"] = sum((r.fitted.evaluation_cost for r in results.values() if r.fitted), Cost())
     plugins = {t.plugin.distribution: t.plugin.version for t in prepared.tasks.values()}
     packages = {name: version(name) for name in ("mtcore", "torch", "transformers", "tokenizers", "accelerate", "numpy")}
     tasks = [name for group in prepared.groups for name in group.tasks]

@@ -72,14 +72,34 @@ def main() -> None:
 
 
 def _plugin_commands() -> dict[str, tuple[EntryPoint, str]]:
+    """Commands of distributions that MTCORE_PLUGINS allows, with their owner; a name of the box or of two distributions is nobody's."""
     from importlib.metadata import entry_points
 
-    found = entry_points(group="mtcore.commands")
-    return {e.name: (e, e.dist.name if e.dist else "a plugin") for e in found if e.name not in COMMANDS}
+    allowed = os.environ.get("MTCORE_PLUGINS")
+    names = None if allowed is None else {_folded(name) for name in allowed.split(",")}
+    found: dict[str, list[tuple[EntryPoint, str]]] = {}
+    for entry_point in entry_points(group="mtcore.commands"):
+        owner = entry_point.dist.name if entry_point.dist else ""
+        if names is None or names & {_folded(owner), _folded(entry_point.name)}:
+            found.setdefault(entry_point.name, []).append((entry_point, owner))
+    return {name: owners[0] for name, owners in found.items() if name not in COMMANDS and len(owners) == 1}
+
+
+def _folded(name: str) -> str:
+    """Distribution names as pip compares them."""
+    return name.strip().lower().replace("_", "-").replace(".", "-")
 
 
 def _load(entry_point: EntryPoint) -> click.Command:
-    command = entry_point.load()
+    """Import one command. A command that cannot be imported is told with its owner, like any broken plugin."""
+    try:
+        command = entry_point.load()
+    except (Exception, SystemExit) as error:
+        if entry_point.dist is None:
+            raise
+        raise click.ClickException(
+            f"command {entry_point.name!r} of {entry_point.dist.name} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(command, click.Command):
         raise click.ClickException(f"{entry_point.value} is no click command")
     return command

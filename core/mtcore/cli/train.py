@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from mtcore.cli.common import json_option, load_registry, print_json, print_table, read_run, run_options
-from mtcore.evaluation.report import VariantOutcome, comparison_table, cost_table, task_table
+from mtcore.evaluation.report import VariantOutcome, comparison_table, cost_table, gathered, task_table
 from mtcore.events import Event
 
 
@@ -72,5 +72,5 @@ def show(outcome: VariantOutcome) -> None:
     paper = "–" if outcome.overhead is None else f"{100 * outcome.overhead:.1f} %"
     click.echo(f"put online: {shared}{single}. Deployable overhead {100 * outcome.deployment.overhead:.1f} % (the paper's: {paper})")
     print_table(cost_table(outcome), title="cost")
-    for warning in outcome.warnings:
+    for warning in gathered(outcome):
         click.echo(f"warning: {warning}", err=True)

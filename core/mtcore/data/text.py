@@ -39,8 +39,8 @@ def answer_texts(spec: TaskSpec, answer: Answer) -> tuple[str, ...]:
     if spec.output == "multi-label":
         words = [spec.words[label] for label in spec.words if label in _as_tuple(answer)]
         return tuple(part for i, word in enumerate(words) for part in ([spec.separator] if i else []) + [word]) or (spec.none_word,)
-    if spec.output == "regression":
-        return (f"{answer:g}",)
+    if spec.number_range is not None:
+        return (number_text(spec.number_range.nearest(float(str(answer)))),)
     if spec.output == "generation":
         return (_as_tuple(answer)[0],)
     return (spec.words[str(answer)],)
@@ -52,10 +52,15 @@ def text_pair(spec: TaskSpec, fields: Mapping[str, str], answer: Answer | None, 
     return TextPair(prompt, () if answer is None else answer_texts(spec, answer))
 
 
+def number_text(number: float) -> str:
+    """A number without needless digits: 3, 2.5, 1000001."""
+    return f"{number:.10f}".rstrip("0").rstrip(".")
+
+
 def label_texts(spec: TaskSpec) -> dict[str, str]:
     """Every single answer of a task with a closed set of them: label (or number) → text; for multi-label, "" is no label at all."""
     if spec.number_range:
-        return {f"{number:g}": f"{number:g}" for number in spec.number_range.numbers()}
+        return {number_text(number): number_text(number) for number in spec.number_range.numbers()}
     return {**spec.words, "": spec.none_word} if spec.output == "multi-label" else dict(spec.words)
 
 

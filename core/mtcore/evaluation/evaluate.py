@@ -56,7 +56,7 @@ def statistics(exam: Exam, answers: Sequence[Answer]) -> Array:
     if table.shape[0] != len(exam.examples) or not np.isfinite(table).all():
         raise ValueError(
             f"metric {exam.metric.name} gave statistics of shape {table.shape} for {len(exam.examples)} rows, "
-            f"{np.count_nonzero(~np.isfinite(table))} of them NaN or infinite"
+            f"with {np.count_nonzero(~np.isfinite(table))} numbers that are NaN or infinite"
         )
     return table
 

@@ -101,8 +101,9 @@ class VariantOutcome:
     @property
     def costs(self) -> dict[str, Cost]:
         """Phases and the two sums that are compared: each task alone, and the shared models with the references they need."""
-        stages = sum((c for phase, c in self.cost.items() if phase != "references"), Cost())
-        references = self.cost.get("references", Cost())
+        alone = ("references", "reference evaluation")
+        stages = sum((c for phase, c in self.cost.items() if phase not in alone), Cost())
+        references = sum((self.cost[phase] for phase in alone if phase in self.cost), Cost())
         return {**self.cost, "total single-task": references, "total shared": stages, "total references + shared": references + stages}
 
     def as_json(self) -> dict[str, Any]:
@@ -193,10 +194,10 @@ def comparison_table(outcomes: Sequence[VariantOutcome]) -> list[list[str]]:
 
 
 def cost_table(outcome: VariantOutcome) -> list[list[str]]:
-    lines = [["phase", "steps", "examples", "tokens", "padding", "PFLOP", "wall time"]]
+    lines = [["phase", "steps", "examples", "tokens", "padding", "FLOP", "wall time"]]
     for phase, c in outcome.costs.items():
         share = f"{c.padding / max(1, c.padding + c.tokens):.1%}"
-        lines.append([phase, f"{c.steps:,}", f"{c.examples:,}", f"{c.tokens:,}", share, f"{c.flops / 1e15:.3f}", f"{c.seconds:,.0f} s"])
+        lines.append([phase, f"{c.steps:,}", f"{c.examples:,}", f"{c.tokens:,}", share, flop(c.flops), f"{c.seconds:,.0f} s"])
     return lines
 
 
@@ -224,7 +225,7 @@ def markdown(outcome: VariantOutcome) -> str:
         markdown_table(cost_table(outcome)),
         f"References reused from earlier work: {outcome.reference_reused}.",
         "## Warnings",
-        "\n".join(f"- {' '.join(w.split())}" for w in [*outcome.failures, *outcome.warnings]) or "None.",
+        "\n".join(f"- {' '.join(w.split())}" for w in [*outcome.failures, *gathered(outcome)]) or "None.",
         "## Versions",
         ", ".join(f"{name} {version}" for name, version in outcome.versions.items()),
     ]
@@ -233,16 +234,26 @@ def markdown(outcome: VariantOutcome) -> str:
 
 def comparison_markdown(run: str, outcomes: Sequence[VariantOutcome]) -> str:
     """All variants of a run side by side."""
-    costs = [["variant", "steps", "tokens", "PFLOP", "wall time"]]
+    costs = [["variant", "steps", "tokens", "FLOP", "wall time"]]
     for outcome in outcomes:
         c = outcome.costs["total shared"]
-        costs.append([outcome.variant or "–", f"{c.steps:,}", f"{c.tokens:,}", f"{c.flops / 1e15:.3f}", f"{c.seconds:,.0f} s"])
+        costs.append([outcome.variant or "–", f"{c.steps:,}", f"{c.tokens:,}", flop(c.flops), f"{c.seconds:,.0f} s"])
     chance = sorted({t.name for o in outcomes for t in o.tasks if t.verdict and t.verdict.is_at_chance})
     note = f"At chance alone, so nothing can be qualified against them: {', '.join(chance)}.\n\n" if chance else ""
     return (
         f"# {run}: variants\n\nScores × 100; * marks tasks that reach 99 % of their own single-task model.\n\n"
         f"{markdown_table(comparison_table(outcomes))}\n\n{note}## Cost of training the shared models\n\n{markdown_table(costs)}\n"
     )
+
+
+def gathered(outcome: VariantOutcome) -> list[str]:
+    """The warnings, with the tasks of which the same is said on one line."""
+    tasks = {t.name for t in outcome.tasks}
+    said: dict[str, list[str]] = {}
+    for warning in outcome.warnings:
+        about, _, text = warning.partition(": ")
+        said.setdefault(text if about in tasks else warning, []).append(about)
+    return [f"{', '.join(names)}: {text}" if names[0] in tasks else text for text, names in said.items()]
 
 
 def markdown_table(lines: Sequence[Sequence[str]]) -> str:
@@ -257,6 +268,14 @@ def _cell(text: str) -> str:
 
 def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.2f}"
+
+
+def flop(value: float) -> str:
+    """Floating-point operations with a unit: 3.1 T."""
+    for unit, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.3g}"
 
 
 def _verdict_word(task: TaskOutcome) -> str:
