@@ -246,3 +246,20 @@ def test_a_base_is_built_from_a_corpus_and_trained_on(tmp_path):
     missing = mtcore(tmp_path, "base", "other", "--corpus", "runs/bases/mini", plugin=False)
     assert missing.returncode == 2
     assert "no text there" in missing.stderr
+
+
+def test_a_plan_stops_being_an_order_where_references_must_speak_first(place):
+    folder, _ = place
+    two_stage = 'scheduler={use="two-stage", learning_rate=1e-3, examples_per_step=8, stage2={use="even"}}'
+    done = mtcore(folder, "plan", "run.toml", "--set", two_stage, "--json", "--order", "open.parquet")
+    first, second = json.loads(done.stdout)["groups"][0]["stages"]
+    assert (first["name"], first["steps"], first["tasks"]) == ("high-resource", "unknown", "unknown")
+    assert {t["share"] for t in second["tasks"].values()} == {1 / 3}
+    assert {t["unseen"] for t in second["tasks"].values()} == {"unknown"}
+    assert "0 draws written" in done.stderr
+    assumed = '{"toys/first"="high", "toys/second"="low", "toys/topics"="low"}'
+    done = mtcore(folder, "plan", "run.toml", "--set", two_stage, "--set", f"resource={assumed}", "--json", "--order", "known.parquet")
+    first, second = json.loads(done.stdout)["groups"][0]["stages"]
+    assert list(first["tasks"]) == ["toys/first"]
+    assert {t["unseen"] for t in second["tasks"].values()} == {0.0}
+    assert "draws written" in done.stderr

@@ -53,10 +53,10 @@ def test_a_run_is_named_after_its_file(tmp_path):
         ("max_step = 5", "unknown key 'max_step'; did you mean 'max_steps'"),
         (
             "[rows]\nfractoin = 0.1",
-            r"unknown key 'rows\.fractoin'; did you mean 'fraction'\? \(known: fraction, validation, bad, allow_leaks\)",
+            r"unknown key 'rows\.fractoin'; did you mean 'fraction'\? Known: fraction, validation, bad, allow_leaks",
         ),
         ("[plugins]\nallows = []", r"unknown key 'plugins\.allows'; did you mean 'allow'"),
-        ("zzz = 1", r"unknown key 'zzz' \(known: model, tasks, data, .*"),
+        ("zzz = 1", r"unknown key 'zzz'\. Known: model, tasks, data, .*"),
         ("[variants.ours]\nmodle = 'tiny'", r"toy\.toml \[variants\.ours\]: unknown key 'modle'"),
     ],
 )
@@ -326,4 +326,4 @@ def test_everything_that_is_the_default_can_be_built(registry):
 
 def test_a_name_near_no_other_gets_no_guess():
     assert nearest("tau", ["tau", "cap"]) == "; did you mean 'tau'?"
-    assert nearest("zzz", ["tau", "cap"]) == ""
+    assert nearest("zzz", ["tau", "cap"]) == "."

@@ -1,11 +1,17 @@
 """Reports: the promised JSON, and tables that a person can read."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mtcore.config import RunConfig
+from mtcore.data.checks import DataReport
+from mtcore.defaults.few_shot import FewShot
+from mtcore.defaults.schedulers import MixtureStage
+from mtcore.evaluation.metrics import Accuracy, MacroF1
 from mtcore.evaluation.qualify import Deployment, Verdict
 from mtcore.evaluation.report import (
     GroupOutcome,
@@ -14,12 +20,17 @@ from mtcore.evaluation.report import (
     comparison_markdown,
     comparison_table,
     cost_table,
+    flop,
     markdown,
     markdown_table,
     percent,
     task_table,
 )
-from mtcore.types import Cost
+from mtcore.preparation import PreparedTask
+from mtcore.references import Reference
+from mtcore.registry import Plugin
+from mtcore.types import Base, Cost, Example, Group, TaskData, TaskProfile, TaskSpec
+from mtcore.verdicts import GroupResult, Prepared, judge_variant
 
 
 def make_verdict(**changes):
@@ -234,8 +245,13 @@ def test_tasks_at_chance_are_said_to_be_so_in_the_report_and_in_the_comparison()
 
 def test_the_cost_table_gives_the_share_of_padding():
     lines = {line[0]: line for line in cost_table(make_outcome())}
-    assert lines["references"] == ["references", "10", "0", "100", "50.0%", "0.000", "0 s"]
+    assert lines["references"] == ["references", "10", "0", "100", "50.0%", "0", "0 s"]
     assert lines["stage mixture"][4] == "0.0%"
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.0, "0"), (5e9, "5 G"), (3.14159e12, "3.14 T"), (9.996e14, "1 P"), (2.5e18, "2.5 E")])
+def test_operations_are_told_with_a_unit(value, text):
+    assert flop(value) == text
 
 
 # --- Markdown -------------------------------------------------------------------------------------------------------------------------
@@ -291,6 +307,11 @@ def test_a_warning_of_several_lines_stays_one_item():
     assert "- first # no heading - no item\n" in page
 
 
+def test_tasks_of_which_the_same_is_said_share_a_warning():
+    page = markdown(make_outcome(warnings=["toys/good: too few", "group all: skipped", "toys/short: too few", "toys/good: leaks"]))
+    assert "- toys/good, toys/short: too few\n- group all: skipped\n- toys/good: leaks\n" in page
+
+
 def test_a_variant_without_a_name_training_or_warnings_reads_well_too():
     page = markdown(
         make_outcome([make_task("toys/good")], variant="", warnings=[], groups=[GroupOutcome("g", "r", [make_task("toys/good")])])
@@ -302,3 +323,107 @@ def test_a_variant_without_a_name_training_or_warnings_reads_well_too():
 
 def test_no_number_is_a_dash_and_numbers_are_hundredths():
     assert [percent(v) for v in (None, 0.0, 0.12345, 1.0)] == ["–", "0.00", "12.35", "100.00"]
+
+
+# --- from answers to the report -------------------------------------------------------------------------------------------------------
+
+SPEC = TaskSpec(
+    name="toy",
+    output="binary",
+    input="single-sentence",
+    fields=("text",),
+    instruction="Is it?",
+    template="{text}\n",
+    words={"0": "no", "1": "yes"},
+    metric="accuracy",
+    licence="none",
+    source="made up",
+)
+GOLD = ("0", "1") * 20
+
+
+class Raises(Accuracy):
+    name = "raises"
+
+    def value(self, spec, prediction, answer):
+        raise RuntimeError("no such tokenizer")
+
+
+class IsNan(Accuracy):
+    name = "is-nan"
+
+    def value(self, spec, prediction, answer):
+        return float("nan")
+
+
+def judged(results, *, beside=(), seeds=(1,)):
+    """One task, whose reference is right everywhere, under one result a seed."""
+    rows = tuple(Example({"text": f"row {i}"}, answer) for i, answer in enumerate(GOLD))
+    data = TaskData("toys/a", SPEC, train=rows, validation=rows)
+    plugin = Plugin("toys", "toys", "1.0", "loaded")
+    task = PreparedTask(data, plugin, Accuracy(), {m.name: m() for m in beside}, DataReport(0, 0, 0, 0, None), (), "digest")
+    references = {
+        ("toys/a", seed): Reference(
+            task="toys/a",
+            key="key",
+            seed=seed,
+            score=1.0,
+            is_at_chance=False,
+            saturation_epoch=6,
+            resource="high",
+            is_cut_short=False,
+            curve=(),
+            answers=GOLD,
+            cost=Cost(steps=3),
+            evaluation_cost=Cost(),
+            bundle=None,
+            recipe={},
+        )
+        for seed in seeds
+    }
+    prepared = Prepared(
+        name="",
+        config=RunConfig(seeds=seeds),
+        tasks={"toys/a": task},
+        profiles=[TaskProfile(name="toys/a", spec=SPEC, train_rows=40, validation_rows=40)],
+        groups=[Group(name="all", reason="they may", tasks=("toys/a",))],
+        base=Base("tiny", Path("tiny"), "digest", {}),
+        method=FewShot(FewShot.Config()),
+        scheduler=MixtureStage(MixtureStage.Config()),
+        warnings=[],
+    )
+    return judge_variant("run", prepared, references, {("all", seed): r for seed, r in zip(seeds, results, strict=True)}, 0)
+
+
+def result(answers=GOLD, failure=""):
+    failures = {"toys/a": failure} if failure else {}
+    return GroupResult(fingerprint="", fitted=None, answers={} if failure else {"toys/a": answers}, failures=failures)
+
+
+def test_answers_become_verdicts_floors_and_resources():
+    (task,) = judged([result(answers=("1",) * 40)], beside=[MacroF1]).as_json()["groups"][0]["tasks"]
+    assert (task["reference"], task["score"], task["ratio"], task["qualified"]) == (1.0, 0.5, 0.5, False)
+    assert (task["saturation_epoch"], task["resource"], task["resource_is_assumed"]) == (6, "high", False)
+    assert task["floors"]["majority"] == 0.5
+    assert task["beside"] == {"macro-f1": pytest.approx(1 / 3)}
+
+
+@pytest.mark.parametrize(("metric", "reason"), [(Raises, "RuntimeError: no such tokenizer"), (IsNan, "ValueError: metric is-nan gave")])
+def test_a_metric_beside_the_deciding_one_that_fails_is_null_with_a_warning_and_the_verdict_stands(metric, reason):
+    report = judged([result()], beside=[metric, MacroF1]).as_json()
+    (task,) = report["groups"][0]["tasks"]
+    assert task["qualified"]
+    assert task["beside"] == {metric.name: None, "macro-f1": 1.0}
+    assert any(w.startswith(f"toys/a: {metric.name}, reported beside its own metric, failed: {reason}") for w in report["warnings"])
+    json.dumps(report, allow_nan=False)
+
+
+def test_a_task_that_failed_under_one_seed_is_failed():
+    outcome = judged([result(), result(failure="ValueError: the answer does not end")], seeds=(1, 2), beside=[MacroF1])
+    assert outcome.failures == ["toys/a: ValueError: the answer does not end"]
+    assert outcome.tasks[0].verdict is None
+    assert outcome.average == 0
+
+
+def test_a_verdict_on_few_rows_warns_of_its_noise():
+    assert "toys/a: 40 rows decide; a bar of 1 % lies inside their noise, read P and the interval" in judged([result()]).warnings

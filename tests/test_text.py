@@ -488,10 +488,23 @@ def test_a_spec_that_does_not_hold_together_is_refused_and_told_why(changes, tol
 
 @pytest.mark.parametrize("step", [0, -1, float("nan")])
 def test_a_range_has_steps_that_go_up(step):
-    with pytest.raises(ValidationError, match="greater than 0"):
+    with pytest.raises(ValidationError, match=r"greater than 0|finite"):
         NumberRange(low=0, high=1, step=step)
 
 
 def test_a_spec_goes_to_json_and_back():
     for spec in (PAIR, SCALE, SEVERAL, FREE):
         assert TaskSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+@pytest.mark.parametrize(("low", "high"), [(1, 0), (0, 0), (0, float("inf"))])
+def test_a_range_goes_up_and_ends(low, high):
+    with pytest.raises(ValidationError):
+        NumberRange(low=low, high=high, step=0.5)
+
+
+def test_a_number_off_the_range_is_taught_as_the_nearest_of_it():
+    numbers = NumberRange(low=-0.9, high=1.2, step=0.3)
+    assert numbers.nearest(0.05) == 0
+    assert str(numbers.nearest(0.05)) == "0.0"
+    assert numbers.nearest(99) == 1.2

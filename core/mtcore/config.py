@@ -155,13 +155,13 @@ def _describe(model: type[BaseModel], problem: Any) -> str:
         field = getattr(owner, "model_fields", {}).get(part)
         owner = field.annotation if field is not None else owner
     known = list(getattr(owner, "model_fields", {}))
-    return f"unknown key {path!r}{nearest(str(problem['loc'][-1]), known)} (known: {', '.join(known) or 'none'})"
+    return f"unknown key {path!r}{nearest(str(problem['loc'][-1]), known)} Known: {', '.join(known) or 'none'}"
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """`; did you mean …?` for the closest known names, or nothing."""
+    """How a sentence about an unknown name ends: `; did you mean …?` with the closest known names, or a full stop."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
+    return f"; did you mean {' or '.join(repr(c) for c in close)}?" if close else "."
 
 
 def _parse_setting(setting: str) -> dict[str, Any]:

@@ -26,6 +26,11 @@ class PlannedGroup:
     group: Group
     stages: Sequence[CompiledStage]
 
+    @property
+    def decided(self) -> int:
+        """How many stages come before the first one that waits for references."""
+        return next((n for n, stage in enumerate(self.stages) if stage.plan is None), len(self.stages))
+
 
 @dataclass(frozen=True)
 class RunPlan:
@@ -39,20 +44,21 @@ class RunPlan:
         warnings = list(self.warnings)
         groups = []
         for planned in self.groups:
-            stages = [self._stage(stage) for stage in planned.stages]
+            stages = [self._stage(stage, is_open=number > planned.decided) for number, stage in enumerate(planned.stages)]
             warnings += [w for stage in planned.stages for w in _draw_warnings(planned.group, stage)]
             group = planned.group
             groups.append({"name": group.name, "reason": group.reason, "tasks": list(group.tasks), "stages": stages})
         return {"groups": groups, "warnings": warnings}
 
     def plans(self) -> Iterator[tuple[str, str, MixturePlan]]:
-        """Group, stage and plan of everything that is decided."""
+        """Group, stage and plan of everything that is decided: a stage after an open one begins where that one will leave each task's rows."""
         for planned in self.groups:
-            for stage in planned.stages:
+            for stage in planned.stages[: planned.decided]:
                 if stage.plan is not None:
                     yield planned.group.name, stage.stage.name, stage.plan
 
-    def _stage(self, compiled: CompiledStage) -> dict[str, Any]:
+    def _stage(self, compiled: CompiledStage, *, is_open: bool) -> dict[str, Any]:
+        """One stage as JSON; `is_open`: an earlier stage waits for references, so which rows are left unseen is unknown."""
         stage, plan = compiled.stage, compiled.plan
         shares = compiled.mixture.shares if compiled.mixture else {}
         drawn = plan.drawn() if plan else {}
@@ -66,7 +72,7 @@ class RunPlan:
                     "share": shares.get(name, UNKNOWN),
                     "draws": drawn.get(name, UNKNOWN),
                     "passes": seen[name][0] if name in seen else UNKNOWN,
-                    "unseen": seen[name][1] if name in seen else UNKNOWN,
+                    "unseen": seen[name][1] if name in seen and not is_open else UNKNOWN,
                     "token_share": tokens[name] / total if total and name in tokens else UNKNOWN,
                 }
                 for name in stage.tasks

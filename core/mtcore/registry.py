@@ -71,7 +71,7 @@ class Registry:
             raise ConfigError(f"{kind} {name!r} is provided by several plugins: say {owners}")
         self._require_plugin(name.split("/")[0], f"{kind} {name!r}")
         known = sorted(e.name for e in self.entries(kind))
-        near = nearest(name, known) or "."
+        near = nearest(name, known)
         raise UnknownName(f"no {kind} is called {name!r}{near} Installed: {', '.join(known) or 'none'}.{self.not_loaded()}")
 
     def build(self, use: Use) -> Any:
@@ -106,7 +106,7 @@ class Registry:
             names = sorted(fnmatch.filter(known, pattern)) if _is_pattern(pattern) else [pattern] if pattern in known else []
             if not names:
                 self._require_plugin(pattern.split("/")[0], f"task {pattern!r}")
-                near = nearest(pattern, list(known)) or "."
+                near = nearest(pattern, list(known))
                 raise UnknownName(f"no task is called {pattern!r}{near} Installed: {', '.join(known) or 'none'}.{self.not_loaded()}")
             chosen.update({name: known[name] for name in names})
         return list(chosen.values())

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import click
 
@@ -55,19 +55,15 @@ def tasks(count: bool, as_json: bool) -> None:
     lines = [["task", "distribution", "output", "input", "labels", "metric", "train rows", "validation rows", "status"]]
     for row in rows:
         counts = ["–" if row[key] is None else f"{row[key]:,}" for key in ("train_rows", "validation_rows")]
-        labels = row["labels"]
-        assert isinstance(labels, list)
-        lines.append(
-            [str(row[k]) for k in ("name", "distribution", "output", "input")]
-            + [str(len(labels) or "–"), str(row["metric"]), *counts, str(row["status"])]
-        )
+        kinds = [row[key] for key in ("name", "distribution", "output", "input")]
+        lines.append([*kinds, str(len(row["labels"]) or "–"), row["metric"], *counts, row["status"]])
     print_table(lines)
     for plugin in registry.plugins:
         if plugin.status != "loaded":
             click.echo(f"not loaded: {plugin.name} ({plugin.distribution}): {plugin.status}: {plugin.error}", err=True)
 
 
-def _describe(entry: Entry, registry: Registry, *, count: bool) -> dict[str, object]:
+def _describe(entry: Entry, registry: Registry, *, count: bool) -> dict[str, Any]:
     spec = cast(type[TaskAdapter], entry.cls).spec
     folder = os.environ.get("MTCORE_DATA")
     train = validation = None

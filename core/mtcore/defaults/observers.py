@@ -75,8 +75,8 @@ class Progress(Observer):
 
     def _reference(self, event: events.ReferenceReady) -> None:
         chance = ", at chance" if event.is_at_chance else ""
-        what = f"{event.score:.4f}, saturates in epoch {event.saturation_epoch}, {event.resource}-resource{chance}"
-        self._say(f"  reference {event.task}: {what} ({event.source})")
+        epoch = "" if event.saturation_epoch is None else f", saturates in epoch {event.saturation_epoch}, {event.resource}-resource"
+        self._say(f"  reference {event.task}: {event.score:.4f}{epoch}{chance} ({event.source})")
 
     def _grouped(self, event: events.Grouped) -> None:
         for group in event.groups:

@@ -131,7 +131,7 @@ def find_metric(adapter: TaskAdapter, name: str) -> Metric:
     """The adapter's own metric of that name, or one of the box. Raises UnknownName with the nearest names."""
     known = {**METRICS, **adapter.metrics}
     if name not in known:
-        near = nearest(name, list(known)) or "."
+        near = nearest(name, list(known))
         raise UnknownName(f"task {adapter.spec.name}: no metric is called {name!r}{near} Known: {', '.join(known)}.")
     return known[name]()
 

@@ -273,7 +273,7 @@ def percent(value: float | None) -> str:
 def flop(value: float) -> str:
     """Floating-point operations with a unit: 3.1 T."""
     for unit, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9)):
-        if value >= size:
+        if value >= 0.9995 * size:  # what three digits round up to the next unit
             return f"{value / size:.3g} {unit}"
     return f"{value:.3g}"
 
