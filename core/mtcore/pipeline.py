@@ -17,8 +17,8 @@ from mtcore.evaluation.report import VariantOutcome, comparison_markdown, markdo
 from mtcore.files import locked, write_json, write_text
 from mtcore.fitting import Fitting
 from mtcore.modeling.load import find_base
-from mtcore.preparation import Emit, Preparer, across_tasks, group_tasks, profiles
-from mtcore.references import Reference, ReferenceStore, reference_use, with_references
+from mtcore.preparation import Emit, Preparer
+from mtcore.references import Reference, ReferenceStore, with_references
 from mtcore.registry import Registry
 from mtcore.types import Group, Ledger, TaskProfile
 from mtcore.verdicts import GroupResult, Measured, Prepared, judge_variant
@@ -33,7 +33,7 @@ def train(run: RunFile, registry: Registry, fitting: Fitting, folder: Path) -> l
         resumed = refuse_changes(folder, run)
         fitting.emit(events.RunStarted(run.name, list(run.variants), next(iter(run.variants.values())).seeds, resumed))
         preparer = Preparer(registry, fitting.emit)
-        variants = [prepare(name, config, preparer, registry, fitting.emit) for name, config in run.variants.items()]
+        variants = [prepare(name, config, preparer, fitting.emit) for name, config in run.variants.items()]
         if fitting.is_main:
             write_resolved(folder, run, registry)
             write_quarantine(folder, variants)
@@ -48,35 +48,26 @@ def train(run: RunFile, registry: Registry, fitting: Fitting, folder: Path) -> l
         return outcomes
 
 
-def prepare(name: str, config: RunConfig, preparer: Preparer, registry: Registry, emit: Emit) -> Prepared:
-    """Read and check rows, resolve every component, group the tasks; everything that can be wrong before training is found here."""
-    method, scheduler = registry.method(config.method), registry.scheduler(config.scheduler)
-    registry.scheduler(config.reference)
-    registry.method(reference_use(method, config.method))
-    task_filter = registry.filter(config.filter)
-    tasks = preparer.tasks(config)
-    known = profiles(tasks, config)
-    groups = group_tasks(task_filter, known)
-    if scheduler.alone:
-        groups = [Group(name=task, reason="each task has a model of its own", tasks=(task,)) for group in groups for task in group.tasks]
+def prepare(name: str, config: RunConfig, preparer: Preparer, emit: Emit) -> Prepared:
+    """Resolve a variant and find its base; everything that can be wrong before training is found here."""
+    resolved = preparer.resolve(name, config)
     base = find_base(config.model, Path(config.out) / "bases")
-    warnings = [f"{n}: {w}" for n, task in tasks.items() for w in task.warnings] + across_tasks(tasks)
-    for task, preview in method.preview({n: t.data for n, t in tasks.items()}, base).items():
-        warnings += [f"{task}: {text}" for text in preview.warnings]
+    warnings = list(resolved.warnings)
+    for task, preview in resolved.method.preview({n: t.data for n, t in resolved.tasks.items()}, base).items():
         for text in preview.warnings:
+            warnings.append(f"{task}: {text}")
             emit(events.Warned(task, text))
-    emit(events.Grouped(name, groups))
-    return Prepared(name, config, tasks, known, groups, base, method, scheduler, warnings)
+    emit(events.Grouped(name, resolved.groups))
+    return Prepared(**{**vars(resolved), "warnings": warnings}, base=base)
 
 
 def measure(prepared: Prepared, registry: Registry, fitting: Fitting) -> tuple[Measured, int]:
     """The reference of every task under every seed, and how many of them were already there."""
     config = prepared.config
     store = ReferenceStore(Path(config.out) / "references", registry, fitting)
-    use = reference_use(prepared.method, config.method)
     before = {p.parent.name for p in store.folder.glob("*/reference.json")}
     measured = {
-        (p.name, seed): store.get(p.name, prepared.tasks[p.name], p, config, use, prepared.base, seed)
+        (p.name, seed): store.get(p.name, prepared.tasks[p.name], p, config, prepared.reference, prepared.base, seed)
         for seed in config.seeds
         for p in prepared.profiles
     }
@@ -163,7 +154,7 @@ def _fit_group(
         result = GroupResult.model_validate_json((place / "result.json").read_text(encoding="utf-8"))
         if result.fingerprint == fingerprint:
             return result
-        shutil.rmtree(place)
+        fitting.emit(events.Warned(group.name, "rows, references or settings changed since its model was trained: it is trained anew"))
     tasks = {name: prepared.tasks[name] for name in group.tasks}
     stream = StageStream(prepared.scheduler, registry.sampler, known, seed=seed, max_steps=prepared.config.max_steps)
     fitted = fitting.fit(

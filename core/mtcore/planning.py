@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from mtcore.config import RunConfig
-from mtcore.contracts import Method, StageScheduler
 from mtcore.data.mixture import MixturePlan, passes
 from mtcore.data.stages import CompiledStage, StageStream
 from mtcore.errors import ModelError
 from mtcore.modeling.load import find_base
-from mtcore.preparation import Preparer, across_tasks, group_tasks, profiles
-from mtcore.references import reference_use
+from mtcore.preparation import Preparer, Resolved
 from mtcore.registry import Registry
-from mtcore.types import Group, Ledger, Mixture, Preview, StageDone, TaskProfile
+from mtcore.types import Group, Ledger, Mixture, Preview, StageDone
 
 UNKNOWN = "unknown"
 OFTEN, RARELY = 20.0, 0.5
@@ -82,24 +80,15 @@ class RunPlan:
 
 def plan_run(config: RunConfig, registry: Registry, preparer: Preparer) -> RunPlan:
     """Walk a variant's stages as far as they are decided before references (or further, where `[resource]` says)."""
-    method, scheduler = registry.method(config.method), registry.scheduler(config.scheduler)
-    registry.scheduler(config.reference)
-    registry.method(reference_use(method, config.method))
-    task_filter = registry.filter(config.filter)
-    tasks = preparer.tasks(config)
-    known = profiles(tasks, config)
-    warnings = [f"{name}: {text}" for name, task in tasks.items() for text in task.warnings] + across_tasks(tasks)
-    previews: Mapping[str, Preview] = {}
+    resolved = preparer.resolve("", config)
+    warnings, previews = list(resolved.warnings), {}
     try:
         base = find_base(config.model, Path(config.out) / "bases", weights=False)
-        previews = method.preview({name: task.data for name, task in tasks.items()}, base)
+        previews = dict(resolved.method.preview({name: task.data for name, task in resolved.tasks.items()}, base))
         warnings += [f"{name}: {text}" for name, preview in previews.items() for text in preview.warnings]
     except ModelError as error:
         warnings.append(f"token shares are unknown: {error}")
-    groups = group_tasks(task_filter, known)
-    if scheduler.alone:
-        groups = [Group(name=task, reason="each task has a model of its own", tasks=(task,)) for group in groups for task in group.tasks]
-    planned = [PlannedGroup(group, _walk(group, known, scheduler, method, registry, config)) for group in groups]
+    planned = [PlannedGroup(group, _walk(group, resolved, registry)) for group in resolved.groups]
     if any(stage.stage.tasks is None for group in planned for stage in group.stages):
         warnings.append("which tasks are high-resource is unknown before references are measured; [resource] in the run file assumes it")
     return RunPlan(planned, previews, warnings)
@@ -140,13 +129,12 @@ def write_order(plan: RunPlan, path: Path) -> int:
     return rows
 
 
-def _walk(
-    group: Group, known: Sequence[TaskProfile], scheduler: StageScheduler, method: Method, registry: Registry, config: RunConfig
-) -> list[CompiledStage]:
-    if not method.uses_stages:
+def _walk(group: Group, resolved: Resolved, registry: Registry) -> list[CompiledStage]:
+    if not resolved.method.uses_stages:
         return []
-    members = [p for p in known if p.name in group.tasks]
-    stream = StageStream(scheduler, registry.sampler, members, seed=config.seeds[0], max_steps=config.max_steps)
+    config = resolved.config
+    members = [p for p in resolved.profiles if p.name in group.tasks]
+    stream = StageStream(resolved.scheduler, registry.sampler, members, seed=config.seeds[0], max_steps=config.max_steps)
     done: list[StageDone] = []
     stages: list[CompiledStage] = []
     while (compiled := stream.next(done, Ledger())) is not None:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from mtcore import events
 from mtcore.config import RowLimits, RunConfig
-from mtcore.contracts import Array, Metric, TaskFilter
+from mtcore.contracts import Array, Method, Metric, StageScheduler, TaskFilter
 from mtcore.data.checks import DataReport, bag_of_words_answers, check_rows, majority_answer, shared_rows
 from mtcore.data.rows import BadRow, digest, read_task
 from mtcore.errors import ConfigError
 from mtcore.evaluation.evaluate import Exam, statistics
 from mtcore.evaluation.metrics import find_metric
 from mtcore.registry import Entry, Plugin, Registry
-from mtcore.types import Example, Group, TaskData, TaskProfile
+from mtcore.types import Example, Group, MethodUse, TaskData, TaskProfile
 
 Emit = Callable[[events.Event], None]
 
@@ -67,17 +67,47 @@ class PreparedTask:
         return Exam(self.data.spec, self.metric, examples, bar)
 
 
+@dataclass(frozen=True)
+class Resolved:
+    """One variant with its components built, its rows read and its tasks grouped: all that is known without a model."""
+
+    name: str
+    config: RunConfig
+    method: Method
+    scheduler: StageScheduler
+    reference: MethodUse
+    """How tasks are measured alone: by the method that the variant's method names, else by itself."""
+    tasks: Mapping[str, PreparedTask]
+    profiles: Sequence[TaskProfile]
+    groups: Sequence[Group]
+    warnings: Sequence[str]
+
+
 @dataclass
 class Preparer:
-    """Reads each task once, however many variants use it."""
+    """Resolves variants; reads each task once, however many of them use it."""
 
     registry: Registry
     emit: Emit
     _read: dict[tuple[str, str | None, RowLimits], PreparedTask] = field(default_factory=dict)
 
-    def tasks(self, config: RunConfig) -> dict[str, PreparedTask]:
-        """Every task that the configuration names, in its order."""
-        return {entry.name: self._task(entry, config) for entry in self.registry.tasks(config.tasks)}
+    def resolve(self, name: str, config: RunConfig) -> Resolved:
+        """Build every component that a variant names, read and check its rows, group its tasks.
+
+        Raises what is wrong with any of them: nothing that can be known before training is left to be found in it.
+        """
+        method, scheduler = self.registry.method(config.method), self.registry.scheduler(config.scheduler)
+        reference = method.reference or config.method
+        self.registry.method(reference)
+        self.registry.scheduler(config.reference)
+        task_filter = self.registry.filter(config.filter)
+        tasks = {entry.name: self._task(entry, config) for entry in self.registry.tasks(config.tasks)}
+        known = profiles(tasks, config)
+        groups = group_tasks(task_filter, known)
+        if scheduler.alone:
+            groups = [Group(name=t, reason="each task has a model of its own", tasks=(t,)) for group in groups for t in group.tasks]
+        warnings = [f"{task}: {text}" for task, t in tasks.items() for text in t.warnings] + shared_rows([t.data for t in tasks.values()])
+        return Resolved(name, config, method, scheduler, reference, tasks, known, groups, warnings)
 
     def _task(self, entry: Entry, config: RunConfig) -> PreparedTask:
         key = (entry.name, config.data, config.rows)
@@ -93,11 +123,6 @@ class Preparer:
                 self.emit(events.Warned(entry.name, warning))
             self._read[key] = prepared
         return self._read[key]
-
-
-def across_tasks(tasks: Mapping[str, PreparedTask]) -> list[str]:
-    """Warnings about rows that several tasks share."""
-    return shared_rows([t.data for t in tasks.values()])
 
 
 def profiles(tasks: Mapping[str, PreparedTask], config: RunConfig) -> list[TaskProfile]:

@@ -163,11 +163,6 @@ def with_references(profiles: Sequence[TaskProfile], references: Mapping[str, Re
     return known
 
 
-def reference_use(method: Method, use: MethodUse) -> MethodUse:
-    """How tasks are measured alone for this method: by the method it names, else by itself."""
-    return method.reference or use
-
-
 def _recipe(task: PreparedTask, method: Method, scheduler: StageScheduler, base: Base, seed: int) -> dict[str, Any]:
     if not scheduler.alone:
         raise ConfigError(

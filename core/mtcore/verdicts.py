@@ -1,37 +1,27 @@
 """From answers to verdicts: every task against its reference, what to deploy, what it cost, what a reader must know."""
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from mtcore.config import RunConfig
-from mtcore.contracts import Method, StageScheduler
 from mtcore.evaluation.evaluate import Exam, score, statistics
 from mtcore.evaluation.qualify import deployment, judge
 from mtcore.evaluation.report import GroupOutcome, TaskOutcome, VariantOutcome
-from mtcore.preparation import PreparedTask
+from mtcore.preparation import Resolved
 from mtcore.references import Reference, with_references
-from mtcore.types import Answer, Base, Cost, Fitted, Frozen, Group, TaskProfile
+from mtcore.types import Answer, Base, Cost, Fitted, Frozen, Group
 
 Measured = Mapping[tuple[str, int], Reference]
 """References by task and seed."""
 
 
 @dataclass(frozen=True)
-class Prepared:
+class Prepared(Resolved):
     """One variant, ready to be trained."""
 
-    name: str
-    config: RunConfig
-    tasks: Mapping[str, PreparedTask]
-    profiles: Sequence[TaskProfile]
-    groups: Sequence[Group]
     base: Base
-    method: Method
-    scheduler: StageScheduler
-    warnings: Sequence[str]
 
 
 class GroupResult(Frozen):
