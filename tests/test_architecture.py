@@ -22,14 +22,6 @@ def test_importing_a_light_module_loads_nothing_heavy(module):
     assert run(f"import {module}, sys; print(*sorted({HEAVY!r} & set(sys.modules)))") == ""
 
 
-def test_help_imports_neither_plugins_nor_pydantic():
-    code = "import sys; sys.argv = ['mtcore', '--help']\nfrom mtcore.cli import main\ntry: main()\nexcept SystemExit: pass\n"
-    last = run(code + "print(*[m for m in sys.modules if m in ('torch', 'pydantic', 'pluggy', 'mtcore.defaults', 'numpy')])").split("\n")[
-        -1
-    ]
-    assert "report" in last or last == ""
-
-
 def test_plugins_of_the_repository_import_nothing_heavy_at_module_level():
     for path in [*ROOT.glob("plugins/*/*.py"), *ROOT.glob("contrib_tasks/*/*.py"), *ROOT.glob("contrib_tasks/*/*/*.py")]:
         if "tests" in path.parts:

@@ -90,8 +90,8 @@ def test_validation_inputs_that_another_task_trains_on_are_told():
     second = task([("A cow!", "0"), ("a hen", "1")], [("a dog", "0"), ("a cat", "1"), ("an owl", "1")], name="second")
     third = task([("a fish", "0")], [("a bird", "0")], name="third")
     assert shared_rows([first, second, third]) == [
-        "1 of 2 validation inputs are train inputs of second",
-        "2 of 3 validation inputs are train inputs of first",
+        "first: 1 of 2 validation inputs are train inputs of second",
+        "second: 2 of 3 validation inputs are train inputs of first",
     ]
     assert shared_rows([first]) == []
 

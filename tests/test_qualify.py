@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mtcore.evaluation.metrics import Accuracy, NegativeMeanAbsoluteError, Pearson
-from mtcore.evaluation.qualify import RESAMPLES, deployment, judge, overhead, reaches, resampled_counts, score_interval
+from mtcore.evaluation.qualify import RESAMPLES, deployment, judge, overhead, reaches, resampled_counts
 
 
 def marks(right, rows):
@@ -214,11 +214,13 @@ def test_every_row_is_drawn_once_on_average():
     assert (resampled_counts(100, 7) != resampled_counts(100, 8)).any()
 
 
-def test_the_interval_of_a_score_is_about_two_standard_errors_wide_on_both_sides():
-    low, high = score_interval(Accuracy(), scattered(700, 1000, seed=1), name="toy")
-    error = (0.7 * 0.3 / 1000) ** 0.5
-    assert (low, high) == pytest.approx((0.7 - 1.96 * error, 0.7 + 1.96 * error), abs=0.005)
-    assert score_interval(Accuracy(), marks(50, 50), name="toy") == (1, 1)
+def test_seeds_that_disagree_widen_the_interval():
+    reference, majority = marks(80, 100), marks(10, 100)
+    alike = judge(Accuracy(), [reference] * 3, [reference] * 3, majority, name="toy")
+    apart = judge(Accuracy(), [reference] * 3, [marks(70, 100), marks(80, 100), marks(90, 100)], majority, name="toy")
+    assert alike.interval == (1, 1)
+    assert apart.interval[0] < 0.95 < 1.05 < apart.interval[1]
+    assert apart.p_qualified < 1
 
 
 # --- overhead and deployment ----------------------------------------------------------------------------------------------------------

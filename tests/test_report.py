@@ -13,23 +13,13 @@ from mtcore.defaults.few_shot import FewShot
 from mtcore.defaults.schedulers import MixtureStage
 from mtcore.evaluation.metrics import Accuracy, MacroF1
 from mtcore.evaluation.qualify import Deployment, Verdict
-from mtcore.evaluation.report import (
-    GroupOutcome,
-    TaskOutcome,
-    VariantOutcome,
-    comparison_markdown,
-    comparison_table,
-    cost_table,
-    flop,
-    markdown,
-    markdown_table,
-    percent,
-    task_table,
-)
+from mtcore.evaluation.report import GroupOutcome, TaskOutcome, VariantOutcome
+from mtcore.evaluation.tables import comparison_markdown, comparison_table, cost_table, flop, markdown, markdown_table, percent, task_table
+from mtcore.plugins import load_plugins
 from mtcore.preparation import PreparedTask
 from mtcore.references import Reference
 from mtcore.registry import Plugin
-from mtcore.types import Base, Cost, Example, Group, TaskData, TaskProfile, TaskSpec
+from mtcore.types import Base, Cost, Example, Group, MethodUse, TaskData, TaskProfile, TaskSpec
 from mtcore.verdicts import GroupResult, Prepared, judge_variant
 
 
@@ -87,7 +77,9 @@ def make_outcome(tasks=TASKS, **changes):
         "method": "text2text",
         "seeds": [1, 2],
         "groups": [GroupOutcome("classification", "they answer from closed sets", tasks, [STAGE])],
-        "deployment": Deployment({"classification": ["toys/good"]}, ["toys/short", "toys/chance", "toys/broken"], 1.0),
+        "deployment": Deployment(
+            {"classification": ["toys/good"]}, ["toys/short", "toys/chance", "toys/broken"], ["toys/chance", "toys/broken"], 1.0
+        ),
         "is_alone": False,
         "cost": {"references": Cost(steps=10, tokens=100, padding=100), "stage mixture": Cost(steps=5), "evaluation": Cost(tokens=7)},
         "reference_reused": 2,
@@ -209,7 +201,7 @@ def test_assumed_resources_and_unknown_epochs_are_marked():
 
 
 def test_the_comparison_marks_what_qualifies_with_a_star():
-    header, line = comparison_table([make_outcome()])
+    header, line = comparison_table([make_outcome().as_json()])
     cells = dict(zip(header, line, strict=True))
     assert cells["toys/good"] == "80.00*"
     assert cells["toys/short"] == "60.00"
@@ -219,7 +211,7 @@ def test_the_comparison_marks_what_qualifies_with_a_star():
 
 
 def test_the_comparison_has_a_dash_where_a_variant_lacks_a_task():
-    header, _, second = comparison_table([make_outcome(), make_outcome([make_task("toys/other")], variant="other")])
+    header, _, second = comparison_table([make_outcome().as_json(), make_outcome([make_task("toys/other")], variant="other").as_json()])
     assert dict(zip(header, second, strict=True))["toys/good"] == "–"
     assert header == [
         "variant",
@@ -238,9 +230,9 @@ def test_the_comparison_has_a_dash_where_a_variant_lacks_a_task():
 def test_tasks_at_chance_are_said_to_be_so_in_the_report_and_in_the_comparison():
     row = next(line for line in markdown(make_outcome()).splitlines() if "toys/chance" in line)
     assert "| at chance |" in row
-    page = comparison_markdown("clue", [make_outcome()])
+    page = comparison_markdown("clue", [make_outcome().as_json()])
     assert "At chance alone, so nothing can be qualified against them: toys/chance." in page
-    assert "t chance" not in comparison_markdown("clue", [make_outcome([make_task("toys/good")])])
+    assert "t chance" not in comparison_markdown("clue", [make_outcome([make_task("toys/good")]).as_json()])
 
 
 def test_the_cost_table_gives_the_share_of_padding():
@@ -390,9 +382,14 @@ def judged(results, *, beside=(), seeds=(1,)):
         base=Base("tiny", Path("tiny"), "digest", {}),
         method=FewShot(FewShot.Config()),
         scheduler=MixtureStage(MixtureStage.Config()),
+        reference=MethodUse(use="text2text"),
+        stages={},
+        components={"method": {"use": "few-shot"}, "scheduler": {"use": "mixture"}, "filter": {"use": "none"}},
         warnings=[],
     )
-    return judge_variant("run", prepared, references, {("all", seed): r for seed, r in zip(seeds, results, strict=True)}, 0)
+    return judge_variant(
+        "run", prepared, references, {("all", seed): r for seed, r in zip(seeds, results, strict=True)}, 0, load_plugins(environment="")
+    )
 
 
 def result(answers=GOLD, failure=""):

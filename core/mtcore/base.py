@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from mtcore import __version__
 from mtcore.data.packing import Sample, micro_batches
 from mtcore.errors import MissingData, ResumeMismatch
+from mtcore.files import write_text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -64,12 +66,15 @@ def build_base(corpus: Path, folder: Path, recipe: BaseRecipe, progress: Callabl
     from mtcore.training.state import Trainee
 
     work = folder / "work"
-    work.mkdir(parents=True, exist_ok=True)
     provenance: dict[str, object] = {
         "corpus": [[p.name, p.stat().st_size] for p in corpus_files(corpus)],
         "recipe": asdict(recipe),
         "mtcore": __version__,
     }
+    if (folder / "base.json").is_file():  # written last
+        _keep_or_refuse(folder / "base.json", provenance)
+        return folder
+    work.mkdir(parents=True, exist_ok=True)
     _keep_or_refuse(work / "base.json", provenance)
     if not (work / "tokenizer.json").exists():
         train_tokenizer(corpus_texts(corpus), recipe.vocabulary, work)
@@ -98,7 +103,8 @@ def build_base(corpus: Path, folder: Path, recipe: BaseRecipe, progress: Callabl
             prune(work, "step", keep={f"step-{step.number}"})
     trainee.model.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "base.json"):
-        (folder / name).write_bytes((work / name).read_bytes())
+        write_text(folder / name, (work / name).read_text(encoding="utf-8"))
+    shutil.rmtree(work)
     return folder
 
 

@@ -94,6 +94,8 @@ def load_run(path: Path | None, *, settings: Sequence[str] = (), data: str | Non
     if not isinstance(variants, dict) or not all(isinstance(v, dict) for v in variants.values()):
         raise ConfigError(f"{where}: [variants.NAME] must be tables that override keys")
     for name in variants:
+        if shared := sorted({"plugins", "out", "observers"} & set(variants[name])):
+            raise ConfigError(f"{where} [variants.{name}]: {', '.join(shared)} hold for the whole run and stand above the variants")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
             raise ConfigError(f"{where}: variant {name!r} names a folder: use letters, digits, '-', '_' and '.'")
     changes = [_parse_setting(setting) for setting in settings]

@@ -28,6 +28,7 @@ from mtcore.types import (
     Prediction,
     Prepared,
     Preview,
+    Render,
     Request,
     Signal,
     Stage,
@@ -182,6 +183,8 @@ class Workspace:
     """What this fit is called in events."""
     fingerprint: str
     """Names the configuration and data of this fit: a checkpoint made under another one is refused."""
+    is_main: bool = True
+    """Whether this process writes what all share; the others only compute."""
 
 
 class Predictor(ABC):
@@ -221,8 +224,8 @@ class Method(Component, ABC):
         """Train one model for the group and leave it as a bundle in `workspace.bundle`; `update` names a bundle to go on from."""
 
     @abstractmethod
-    def load(self, bundle: Path) -> Predictor:
-        """Load a bundle of this method."""
+    def load(self, bundle: Path, renders: Mapping[str, Render]) -> Predictor:
+        """Load a bundle of this method; `renders` writes the prompts of its code-rendered tasks, and ModelError says where one is missing."""
 
 
 class Observer(Component, ABC):

@@ -6,9 +6,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from mtcore.errors import RunLocked
+from pydantic import BaseModel, ValidationError
+
+from mtcore.errors import RunError, RunLocked
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -23,16 +27,26 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False))
 
 
+def read_model(path: Path, model: type[Model]) -> Model:
+    """Read what was written as JSON. Raises RunError where the file is damaged or from another version."""
+    try:
+        return model.model_validate_json(path.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise RunError(
+            f"{path} is damaged or from another version of mtcore; delete it to have its work done again ({str(error).splitlines()[0]})"
+        ) from None
+
+
 @contextmanager
-def locked(folder: Path, *, wanted: bool = True) -> Iterator[None]:
-    """Hold the folder's lock. Raises RunLocked where another process has it."""
+def locked(folder: Path, *, wanted: bool = True, wait: bool = False) -> Iterator[None]:
+    """Hold the folder's lock. Raises RunLocked where another process has it, unless told to wait for that one."""
     folder.mkdir(parents=True, exist_ok=True)
     if not wanted:
         yield
         return
     with (folder / "lock").open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError:
             raise RunLocked(f"another process is at work in {folder}; wait for it, stop it, or give the run file another name") from None
         yield

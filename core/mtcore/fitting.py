@@ -8,7 +8,7 @@ from mtcore.contracts import Method, Stages, Workspace
 from mtcore.evaluation.evaluate import evaluate
 from mtcore.events import Event
 from mtcore.preparation import PreparedTask
-from mtcore.types import Base, Fitted, Group
+from mtcore.types import Base, Fitted, Group, Render
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,12 @@ class Fitting:
     emit: Callable[[Event], None]
     is_main: bool = True
     """Whether this process writes files and speaks; the others only compute."""
+
+    def wait(self) -> None:
+        """Wait until every process of the run is here: before files that others may still read go away."""
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
 
     def fit(
         self,
@@ -49,6 +55,12 @@ class Fitting:
             evaluate=lambda predictor: evaluate(predictor, exams),
             work=work,
             fingerprint=fingerprint,
+            is_main=self.is_main,
         )
         folder.mkdir(parents=True, exist_ok=True)
         return method.fit(group, stages, workspace)
+
+
+def renders(tasks: Mapping[str, PreparedTask]) -> dict[str, Render]:
+    """How the code-rendered ones among the tasks write their prompts."""
+    return {name: task.data.render for name, task in tasks.items() if task.data.render}

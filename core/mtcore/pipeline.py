@@ -5,43 +5,45 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 
-from mtcore import events
+from mtcore import events, runfolder
 from mtcore.config import RunConfig, RunFile
 from mtcore.data.stages import StageStream
-from mtcore.errors import ResumeMismatch
 from mtcore.evaluation.evaluate import evaluate
-from mtcore.evaluation.report import VariantOutcome, comparison_markdown, markdown
-from mtcore.files import locked, write_json, write_text
-from mtcore.fitting import Fitting
+from mtcore.evaluation.report import VariantOutcome
+from mtcore.evaluation.tables import comparison, comparison_markdown, markdown
+from mtcore.files import locked, read_model, write_json, write_text
+from mtcore.fitting import Fitting, renders
 from mtcore.modeling.load import find_base
 from mtcore.preparation import Emit, Preparer
-from mtcore.references import Reference, ReferenceStore, with_references
+from mtcore.references import Measurement, Reference, ReferenceStore, with_references
 from mtcore.registry import Registry
-from mtcore.types import Group, Ledger, TaskProfile
+from mtcore.types import Cost, Group, Ledger, TaskProfile
 from mtcore.verdicts import GroupResult, Measured, Prepared, judge_variant
 
-FREE_TO_CHANGE = ("observers", "out", "keep_reference_weights")
-"""Keys that change no result: a run may be resumed with others."""
 
-
-def train(run: RunFile, registry: Registry, fitting: Fitting, folder: Path) -> list[VariantOutcome]:
-    """Do everything that the run file asks for and is not yet done; the same call resumes."""
+def train(run: RunFile, registry: Registry, fitting: Fitting, folder: Path, *, restart: bool = False) -> list[VariantOutcome]:
+    """Do everything that the run file asks for and is not yet done; the same call resumes. `restart` drops its variants' earlier work."""
     with locked(folder, wanted=fitting.is_main):
-        resumed = refuse_changes(folder, run)
+        resumed = runfolder.is_begun(folder) and not restart
+        if not restart:
+            runfolder.refuse_changes(folder, run)
         fitting.emit(events.RunStarted(run.name, list(run.variants), next(iter(run.variants.values())).seeds, resumed))
         preparer = Preparer(registry, fitting.emit)
         variants = [prepare(name, config, preparer, fitting.emit) for name, config in run.variants.items()]
+        fitting.wait()
         if fitting.is_main:
-            write_resolved(folder, run, registry)
-            write_quarantine(folder, variants)
+            if restart:
+                runfolder.drop(folder, list(run.variants))
+            runfolder.write_resolved(folder, run, variants, registry)
+            runfolder.write_quarantine(folder, variants)
+        fitting.wait()
         outcomes = []
         for prepared in variants:
             measured, reused = measure(prepared, registry, fitting)
             results = fit(prepared, measured, registry, fitting, folder)
-            outcome = judge_variant(run.name, prepared, measured, results, reused)
+            outcome = judge_variant(run.name, prepared, measured, results, reused, registry)
             outcomes.append(outcome)
             publish(outcome, folder, fitting)
         compare(run.name, outcomes, folder, fitting)
@@ -66,8 +68,11 @@ def measure(prepared: Prepared, registry: Registry, fitting: Fitting) -> tuple[M
     config = prepared.config
     store = ReferenceStore(Path(config.out) / "references", registry, fitting)
     before = {p.parent.name for p in store.folder.glob("*/reference.json")}
+    method, scheduler = registry.method(prepared.reference), registry.scheduler(config.reference)
     measured = {
-        (p.name, seed): store.get(p.name, prepared.tasks[p.name], p, config, prepared.reference, prepared.base, seed)
+        (p.name, seed): store.get(
+            Measurement(p.name, prepared.tasks[p.name], p, method, scheduler, prepared.base, seed, config.keep_reference_weights)
+        )
         for seed in config.seeds
         for p in prepared.profiles
     }
@@ -81,8 +86,9 @@ def fit(prepared: Prepared, measured: Measured, registry: Registry, fitting: Fit
         references = {p.name: measured[p.name, seed] for p in prepared.profiles}
         for group in prepared.groups:
             if prepared.scheduler.alone:
-                answers = {name: references[name].answers for name in group.tasks}
-                results[group.name, seed] = GroupResult(fingerprint="", fitted=None, answers=answers, failures={})
+                results[group.name, seed] = GroupResult(
+                    fingerprint="", fitted=None, answers={n: references[n].answers for n in group.tasks}, failures={}
+                )
             else:
                 results[group.name, seed] = _fit_group(prepared, group, seed, references, registry, fitting, folder)
     return results
@@ -97,50 +103,13 @@ def publish(outcome: VariantOutcome, folder: Path, fitting: Fitting) -> None:
 
 
 def compare(run: str, outcomes: Sequence[VariantOutcome], folder: Path, fitting: Fitting) -> None:
-    """Leave the comparison over variants, where there are several."""
-    if len(outcomes) > 1 and fitting.is_main:
-        variants = [o.as_json() for o in outcomes]
-        kept = ("variant", "model", "method", "average", "qualified", "overhead", "deployment")
-        lines = [{k: v[k] for k in kept} | {"scores": {t["name"]: t["score"] for g in v["groups"] for t in g["tasks"]}} for v in variants]
-        write_json(folder / "comparison.json", {"run": run, "variants": lines})
-        write_text(folder / "comparison.md", comparison_markdown(run, outcomes))
-    fitting.emit(events.RunEnded(run, str(folder / ("comparison.md" if len(outcomes) > 1 else "report.md"))))
-
-
-def refuse_changes(folder: Path, run: RunFile) -> bool:
-    """Compare the run with what is written down in its folder; return whether there is anything, and this is a resume.
-
-    Raises ResumeMismatch with the difference where a variant that was begun now means something else. New variants may join.
-    """
-    before = _resolved(folder)
-    for name, config in run.variants.items():
-        now, then = config.model_dump(mode="json"), before.get(name)
-        changed = [k for k in now if then is not None and k not in FREE_TO_CHANGE and now[k] != then.get(k)]
-        if then is not None and changed:
-            what = "; ".join(f"{k}: was {json.dumps(then.get(k))}, now {json.dumps(now[k])}" for k in changed)
-            raise ResumeMismatch(
-                f"{folder} was begun with another configuration{f' of variant {name!r}' if name else ''}. {what}. "
-                "Give the run file another name, undo the change, or start over with --restart."
-            )
-    return bool(before)
-
-
-def write_resolved(folder: Path, run: RunFile, registry: Registry) -> None:
-    """Write down what the run resolved to: once everything that can be wrong before training is right."""
-    variants = {**_resolved(folder), **{name: config.model_dump(mode="json") for name, config in run.variants.items()}}
-    plugins = [asdict(plugin) for plugin in registry.plugins]
-    write_json(folder / "resolved.json", {"run": run.name, "variants": variants, "plugins": plugins, "mtcore": version("mtcore")})
-
-
-def write_quarantine(folder: Path, variants: Sequence[Prepared]) -> None:
-    """Every row that was set aside, with file, line and reason, as lines of JSON."""
-    rows = {json.dumps(asdict(row), ensure_ascii=False): None for v in variants for task in v.tasks.values() for row in task.quarantined}
-    write_text(folder / "quarantine.jsonl", "".join(f"{row}\n" for row in rows))
-
-
-def _resolved(folder: Path) -> dict[str, dict[str, object]]:
-    path = folder / "resolved.json"
-    return dict(json.loads(path.read_text(encoding="utf-8"))["variants"]) if path.is_file() else {}
+    """Leave the comparison over all variants that have a report, whether this call trained them or an earlier one."""
+    reports = runfolder.reports(folder)
+    if len(reports) > 1 and fitting.is_main:
+        write_json(folder / "comparison.json", comparison(run, reports))
+        write_text(folder / "comparison.md", comparison_markdown(run, reports))
+    where = folder / "comparison.md" if len(reports) > 1 else folder / outcomes[0].variant / "report.md"
+    fitting.emit(events.RunEnded(run, str(where)))
 
 
 def _fit_group(
@@ -151,7 +120,7 @@ def _fit_group(
     known = [p for p in with_references(prepared.profiles, references) if p.name in group.tasks]
     fingerprint = _fingerprint(prepared, group, seed, known)
     if (place / "result.json").is_file():
-        result = GroupResult.model_validate_json((place / "result.json").read_text(encoding="utf-8"))
+        result = read_model(place / "result.json", GroupResult)
         if result.fingerprint == fingerprint:
             return result
         fitting.emit(events.Warned(group.name, "rows, references or settings changed since its model was trained: it is trained anew"))
@@ -164,33 +133,40 @@ def _fit_group(
         tasks=tasks,
         base=prepared.base,
         seed=seed,
-        folder=place / "work",
+        folder=place / f"work-{fingerprint[:12]}",
         bundle=place / "bundle",
         work=f"{prepared.name or 'run'}/{group.name}" + (f" seed {seed}" if len(prepared.config.seeds) > 1 else ""),
         fingerprint=fingerprint,
-        bars={name: references[name].bar for name in group.tasks},
+        bars={name: references[name].selection_bar for name in group.tasks},
     )
-    judged = evaluate(prepared.method.load(Path(fitted.bundle)), {name: task.exam(task.judged_on) for name, task in tasks.items()})
+    fitting.wait()
+    predictor = prepared.method.load(Path(fitted.bundle), renders(tasks))
+    judged = evaluate(predictor, {name: task.exam(task.judged_on) for name, task in tasks.items()})
     result = GroupResult(
-        fingerprint=fingerprint, fitted=fitted, answers={n: tuple(a) for n, a in judged.answers.items()}, failures=dict(judged.failures)
+        fingerprint=fingerprint,
+        fitted=fitted,
+        answers={n: tuple(a) for n, a in judged.answers.items()},
+        failures=dict(judged.failures),
+        verdict_cost=Cost(tokens=judged.tokens, seconds=judged.seconds),
     )
     if fitting.is_main:
         compiled = [stream.next(fitted.done[:number], Ledger()) for number in range(len(fitted.done))]
         write_json(place / "plan.json", [asdict(c.plan) for c in compiled if c and c.plan])
         write_text(place / "result.json", result.model_dump_json(indent=1))
-        shutil.rmtree(place / "work", ignore_errors=True)
+        for work in place.glob("work-*"):
+            shutil.rmtree(work, ignore_errors=True)
     return result
 
 
 def _fingerprint(prepared: Prepared, group: Group, seed: int, known: Sequence[TaskProfile]) -> str:
-    config = prepared.config
+    """Everything that decides a group's model: components with all their options, cap, seed, base, rows and specs, what references said."""
     table = {
-        "method": config.method.model_dump(),
-        "scheduler": config.scheduler.model_dump(),
-        "max_steps": config.max_steps,
+        "components": prepared.components,
+        "max_steps": prepared.config.max_steps,
         "seed": seed,
         "base": prepared.base.digest,
         "tasks": {name: prepared.tasks[name].digest for name in group.tasks},
-        "profiles": [[p.name, p.resource, p.bar] for p in known],
+        "metrics": {name: [prepared.tasks[name].metric.name, prepared.tasks[name].metric.version] for name in group.tasks},
+        "profiles": [[p.name, p.resource, p.bar, p.saturation_epoch] for p in known],
     }
-    return hashlib.sha256(json.dumps(table, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()

@@ -7,12 +7,12 @@ from typing import Any
 
 from mtcore.config import RunConfig
 from mtcore.data.mixture import MixturePlan, passes
-from mtcore.data.stages import CompiledStage, StageStream
+from mtcore.data.stages import CompiledStage
 from mtcore.errors import ModelError
 from mtcore.modeling.load import find_base
-from mtcore.preparation import Preparer, Resolved
+from mtcore.preparation import Preparer
 from mtcore.registry import Registry
-from mtcore.types import Group, Ledger, Mixture, Preview, StageDone
+from mtcore.types import Group, Preview
 
 UNKNOWN = "unknown"
 OFTEN, RARELY = 20.0, 0.5
@@ -88,9 +88,11 @@ def plan_run(config: RunConfig, registry: Registry, preparer: Preparer) -> RunPl
         warnings += [f"{name}: {text}" for name, preview in previews.items() for text in preview.warnings]
     except ModelError as error:
         warnings.append(f"token shares are unknown: {error}")
-    planned = [PlannedGroup(group, _walk(group, resolved, registry)) for group in resolved.groups]
+    planned = [PlannedGroup(group, resolved.stages[group.name]) for group in resolved.groups]
     if any(stage.stage.tasks is None for group in planned for stage in group.stages):
         warnings.append("which tasks are high-resource is unknown before references are measured; [resource] in the run file assumes it")
+    if assumed := [f"{p.name} {p.resource}" for p in resolved.profiles if p.resource_is_assumed]:
+        warnings.append(f"resources are assumed, not measured: {', '.join(assumed)}")
     return RunPlan(planned, previews, warnings)
 
 
@@ -101,12 +103,12 @@ def write_order(plan: RunPlan, path: Path) -> int:
 
     schema = pa.schema(
         [
-            ("group", pa.string()),
             ("stage", pa.string()),
             ("position", pa.int64()),
             ("task", pa.string()),
             ("row", pa.int64()),
             ("pass", pa.int64()),
+            ("group", pa.string()),
         ]
     )
     rows = 0
@@ -116,40 +118,17 @@ def write_order(plan: RunPlan, path: Path) -> int:
             for window in mixture.blocks():
                 count = len(window.task)
                 columns = [
-                    [group] * count,
                     [stage] * count,
                     range(position, position + count),
                     [names[i] for i in window.task],
                     window.row,
                     window.turn,
+                    [group] * count,
                 ]
                 file.write_table(pa.table(dict(zip(schema.names, columns, strict=True)), schema=schema))
                 position += count
             rows += position
     return rows
-
-
-def _walk(group: Group, resolved: Resolved, registry: Registry) -> list[CompiledStage]:
-    if not resolved.method.uses_stages:
-        return []
-    config = resolved.config
-    members = [p for p in resolved.profiles if p.name in group.tasks]
-    stream = StageStream(resolved.scheduler, registry.sampler, members, seed=config.seeds[0], max_steps=config.max_steps)
-    done: list[StageDone] = []
-    stages: list[CompiledStage] = []
-    while (compiled := stream.next(done, Ledger())) is not None:
-        stages.append(compiled)
-        done.append(
-            StageDone(
-                stage=compiled.stage,
-                mixture=compiled.mixture or Mixture(shares={}),
-                steps=compiled.steps or 0,
-                draws=compiled.plan.drawn() if compiled.plan else {},
-                evaluations=(),
-                ended="complete",
-            )
-        )
-    return stages
 
 
 def _draw_warnings(group: Group, compiled: CompiledStage) -> list[str]:

@@ -6,7 +6,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from typing import Any
 
 import pluggy
@@ -66,8 +66,13 @@ def discover(group: str) -> list[tuple[EntryPoint, str, str]]:
 
     Of a distribution that is installed twice the first on the path counts, as it does for imports.
     """
-    found = [(e, e.dist.name, e.dist.version) for e in entry_points(group=group) if e.dist is not None]
+    found = [(e, e.dist.name, e.dist.version) for e in entry_points(group=group) if e.dist is not None and _has_name(e.dist)]
     return sorted(found, key=lambda f: (f[0].name, f[1], f[0].value))
+
+
+def _has_name(distribution: Distribution) -> bool:
+    """Whether the distribution is whole: half-removed ones are left behind without their metadata."""
+    return isinstance(distribution.metadata["Name"], str)
 
 
 def _blocked(names: set[str], environment: str | None, allow: Sequence[str] | None, deny: Sequence[str]) -> str:

@@ -1,15 +1,19 @@
 """Prepare: read and check the rows of every task that a configuration names, and describe them as profiles; needs no torch."""
 
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from mtcore import events
 from mtcore.config import RowLimits, RunConfig
 from mtcore.contracts import Array, Method, Metric, StageScheduler, TaskFilter
 from mtcore.data.checks import DataReport, bag_of_words_answers, check_rows, majority_answer, shared_rows
 from mtcore.data.rows import BadRow, digest, read_task
+from mtcore.data.stages import CompiledStage, StageStream, walk
 from mtcore.errors import ConfigError
 from mtcore.evaluation.evaluate import Exam, statistics
 from mtcore.evaluation.metrics import find_metric
@@ -80,6 +84,10 @@ class Resolved:
     tasks: Mapping[str, PreparedTask]
     profiles: Sequence[TaskProfile]
     groups: Sequence[Group]
+    stages: Mapping[str, Sequence[CompiledStage]]
+    """By group: what is known of its stages before references."""
+    components: Mapping[str, Any]
+    """Method, scheduler and filter with all their options, defaults included."""
     warnings: Sequence[str]
 
 
@@ -99,7 +107,13 @@ class Preparer:
         method, scheduler = self.registry.method(config.method), self.registry.scheduler(config.scheduler)
         reference = method.reference or config.method
         self.registry.method(reference)
-        self.registry.scheduler(config.reference)
+        alone = self.registry.scheduler(config.reference)
+        if not alone.alone:
+            raise ConfigError(
+                f"reference = {{ use = {alone.name!r} }}: a reference is trained by a scheduler for single tasks, such as 'single-task'"
+            )
+        if scheduler.alone:
+            _require_reference(config, method)
         task_filter = self.registry.filter(config.filter)
         tasks = {entry.name: self._task(entry, config) for entry in self.registry.tasks(config.tasks)}
         known = profiles(tasks, config)
@@ -107,7 +121,32 @@ class Preparer:
         if scheduler.alone:
             groups = [Group(name=t, reason="each task has a model of its own", tasks=(t,)) for group in groups for t in group.tasks]
         warnings = [f"{task}: {text}" for task, t in tasks.items() for text in t.warnings] + shared_rows([t.data for t in tasks.values()])
-        return Resolved(name, config, method, scheduler, reference, tasks, known, groups, warnings)
+        stages = {g.name: self._stages(g, known, alone if scheduler.alone else scheduler, method, config) for g in groups}
+        for profile in known:
+            self._reference_stage(profile, alone, config, warnings)
+        components = {
+            kind: {"use": part.name, **json.loads(part.config.model_dump_json())}
+            for kind, part in (("method", method), ("scheduler", scheduler), ("filter", task_filter), ("reference", alone))
+        }
+        return Resolved(name, config, method, scheduler, reference, tasks, known, groups, stages, components, warnings)
+
+    def _stages(
+        self, group: Group, known: Sequence[TaskProfile], scheduler: StageScheduler, method: Method, config: RunConfig
+    ) -> list[CompiledStage]:
+        if not method.uses_stages:
+            return []
+        members = [p for p in known if p.name in group.tasks]
+        cap = None if scheduler.alone else config.max_steps
+        return walk(StageStream(scheduler, self.registry.sampler, members, seed=config.seeds[0], max_steps=cap))
+
+    def _reference_stage(self, profile: TaskProfile, alone: StageScheduler, config: RunConfig, warnings: list[str]) -> None:
+        """Compile a reference's stages to see that they can be, and say where its epochs cannot be told apart."""
+        for compiled in walk(StageStream(alone, self.registry.sampler, [profile], seed=config.seeds[0], max_steps=None)):
+            if compiled.stage.examples_per_step > profile.train_rows:
+                size = compiled.stage.examples_per_step
+                warnings.append(
+                    f"{profile.name}: {profile.train_rows} rows are fewer than the {size} of one step: its epochs cannot be told apart"
+                )
 
     def _task(self, entry: Entry, config: RunConfig) -> PreparedTask:
         key = (entry.name, config.data, config.rows)
@@ -123,6 +162,19 @@ class Preparer:
                 self.emit(events.Warned(entry.name, warning))
             self._read[key] = prepared
         return self._read[key]
+
+
+def _require_reference(config: RunConfig, method: Method) -> None:
+    """A scheduler that trains each task alone takes the references as its models: it cannot mean other ones."""
+    if method.reference is not None:
+        raise ConfigError(
+            f"method {method.name!r} has no single-task models of its own; take scheduler {config.scheduler.use!r} with {method.reference.use!r}"
+        )
+    if config.scheduler.options and config.scheduler != config.reference:
+        raise ConfigError(
+            f"scheduler {config.scheduler.use!r} takes the references as its models, so its options are those of `reference`: "
+            f"{config.reference.options}, not {config.scheduler.options}"
+        )
 
 
 def profiles(tasks: Mapping[str, PreparedTask], config: RunConfig) -> list[TaskProfile]:
@@ -146,6 +198,11 @@ def group_tasks(task_filter: TaskFilter, task_profiles: Sequence[TaskProfile]) -
     """The filter's groups; raises ConfigError unless they hold every task exactly once and names are distinct."""
     groups = list(task_filter.group(task_profiles))
     members = sorted(task for group in groups for task in group.tasks)
+    for group in groups:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", group.name):
+            raise ConfigError(
+                f"filter {task_filter.name!r} named a group {group.name!r}; it names a folder: use letters, digits, '-', '_' and '.'"
+            )
     if members != sorted(p.name for p in task_profiles) or len({g.name for g in groups}) != len(groups):
         raise ConfigError(
             f"filter {task_filter.name!r} must put every task into exactly one group of its own name; it gave {[(g.name, g.tasks) for g in groups]}"

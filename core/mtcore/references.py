@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from mtcore import events
-from mtcore.config import RunConfig
 from mtcore.contracts import Method, StageScheduler
 from mtcore.data.stages import StageStream
-from mtcore.errors import ConfigError, RunError
 from mtcore.evaluation.evaluate import evaluate, statistics
 from mtcore.evaluation.qualify import judge
-from mtcore.files import write_text
-from mtcore.fitting import Fitting
+from mtcore.files import locked, read_model, write_text
+from mtcore.fitting import Fitting, renders
 from mtcore.preparation import PreparedTask
 from mtcore.registry import Registry
-from mtcore.types import Answer, Base, Cost, Evaluation, Frozen, Group, MethodUse, Resource, TaskProfile
+from mtcore.types import Answer, Base, Cost, Evaluation, Frozen, Group, Resource, TaskProfile
 
 HIGH_FROM_EPOCH = 5
 """A task that saturates in this epoch or later is high-resource (paper, section 4.2; exactly 5 is ours)."""
@@ -45,11 +43,48 @@ class Reference(Frozen):
     evaluation_cost: Cost
     bundle: str | None
     recipe: dict[str, Any]
+    failure: str = ""
+    """Why there is no score: the task is then failed, and measured again next time."""
 
     @property
     def bar(self) -> float | None:
         """What the shared model is held to; nothing can be qualified against a reference at chance."""
         return None if self.is_at_chance else self.score
+
+    @property
+    def selection_bar(self) -> float | None:
+        """The same on validation rows: what checkpoints are chosen against, so that test rows have no part in it."""
+        return None if self.is_at_chance else max((e.average for e in self.curve), default=self.score)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A reference that is wanted: a task under a seed, and how it is trained alone."""
+
+    name: str
+    task: PreparedTask
+    profile: TaskProfile
+    method: Method
+    scheduler: StageScheduler
+    base: Base
+    seed: int
+    keep_weights: bool
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Everything that decides the result: rows, spec, metric, base, method, schedule, seed; not source code."""
+        return {
+            "task": self.task.digest,
+            "metric": [self.task.metric.name, self.task.metric.version],
+            "base": self.base.digest,
+            "method": [self.method.name, json.loads(self.method.config.model_dump_json())],
+            "scheduler": [self.scheduler.name, json.loads(self.scheduler.config.model_dump_json())],
+            "seed": self.seed,
+        }
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(json.dumps(self.recipe, sort_keys=True).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
@@ -60,80 +95,64 @@ class ReferenceStore:
     registry: Registry
     fitting: Fitting
 
-    def get(
-        self, name: str, task: PreparedTask, profile: TaskProfile, config: RunConfig, use: MethodUse, base: Base, seed: int
-    ) -> Reference:
-        """The reference of one task; interrupted work goes on where it stood."""
-        method, scheduler = self.registry.method(use), self.registry.scheduler(config.reference)
-        recipe = _recipe(task, method, scheduler, base, seed)
-        key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:32]
-        path = self.folder / key / "reference.json"
-        if path.is_file():
-            reference = Reference.model_validate_json(path.read_text(encoding="utf-8"))
-            if not config.keep_reference_weights or (reference.bundle and Path(reference.bundle).is_dir()):
-                self._ready(reference, "reused")
-                return reference
-        reference = self._measure(name, task, profile, config, method, scheduler, base, seed, key, recipe)
-        if self.fitting.is_main:
-            write_text(path, reference.model_dump_json(indent=1))
-            shutil.rmtree(path.parent / "work", ignore_errors=True)
-            if not config.keep_reference_weights:
-                shutil.rmtree(path.parent / "bundle", ignore_errors=True)
-        self._ready(reference, "measured")
-        return reference
+    def get(self, wanted: Measurement) -> Reference:
+        """The reference of one task; interrupted work goes on where it stood, and another run that is measuring it is waited for."""
+        folder = self.folder / wanted.key
+        path = folder / "reference.json"
+        with locked(folder, wanted=self.fitting.is_main, wait=True):
+            self.fitting.wait()
+            known = read_model(path, Reference) if path.is_file() else None
+            if known is not None and (not wanted.keep_weights or (known.bundle and Path(known.bundle).is_dir())):
+                self._ready(known, "reused")
+                return known
+            reference = self._measure(wanted, folder)
+            self.fitting.wait()
+            if self.fitting.is_main:
+                if not reference.failure:
+                    write_text(path, reference.model_dump_json(indent=1))
+                shutil.rmtree(folder / "work", ignore_errors=True)
+                if not wanted.keep_weights:
+                    shutil.rmtree(folder / "bundle", ignore_errors=True)
+            self._ready(reference, "measured")
+            return reference
 
-    def _measure(
-        self,
-        name: str,
-        task: PreparedTask,
-        profile: TaskProfile,
-        config: RunConfig,
-        method: Method,
-        scheduler: StageScheduler,
-        base: Base,
-        seed: int,
-        key: str,
-        recipe: Mapping[str, Any],
-    ) -> Reference:
-        folder = self.folder / key
+    def _measure(self, wanted: Measurement, folder: Path) -> Reference:
+        name, task = wanted.name, wanted.task
         fitted = self.fitting.fit(
-            method,
+            wanted.method,
             Group(name=name, reason="measured alone", tasks=(name,)),
-            StageStream(scheduler, self.registry.sampler, [profile], seed=seed, max_steps=None),
+            StageStream(wanted.scheduler, self.registry.sampler, [wanted.profile], seed=wanted.seed, max_steps=None),
             tasks={name: task},
-            base=base,
-            seed=seed,
+            base=wanted.base,
+            seed=wanted.seed,
             folder=folder / "work",
             bundle=folder / "bundle",
             work=f"reference {name}",
-            fingerprint=key,
+            fingerprint=wanted.key,
         )
-        judged = evaluate(method.load(Path(fitted.bundle)), {name: task.exam(task.judged_on)})
-        if name in judged.failures:
-            raise RunError(
-                f"reference {name}: {judged.failures[name]}. Without a reference the task cannot be judged; mend its metric or take it out."
-            )
+        self.fitting.wait()
+        judged = evaluate(wanted.method.load(Path(fitted.bundle), renders({name: task})), {name: task.exam(task.judged_on)})
         curve = tuple(e for done in fitted.done for e in done.evaluations)
         # an epoch of rows need not be a whole number of draws between evaluations: a hundredth over is still that epoch
         saturation = max(1, math.ceil(fitted.chosen.epoch - 0.01)) if fitted.chosen else None
         is_cut_short = bool(fitted.chosen and fitted.chosen == curve[-1] and fitted.done[-1].ended == "complete")
-        own = statistics(task.exam(task.judged_on), judged.answers[name])
-        verdict = judge(task.metric, [own], [own], task.floors.majority_statistics, name=name)
+        failure = judged.failures.get(name, "")
         return Reference(
             task=name,
-            key=key,
-            seed=seed,
-            score=judged.scores[name],
-            is_at_chance=verdict.is_at_chance,
+            key=wanted.key,
+            seed=wanted.seed,
+            score=judged.scores.get(name, 0.0),
+            is_at_chance=bool(failure) or _is_at_chance(task, judged.answers[name], name),
             saturation_epoch=saturation,
             resource=resource_of(saturation, is_cut_short),
             is_cut_short=is_cut_short,
             curve=curve,
-            answers=tuple(judged.answers[name]),
+            answers=tuple(judged.answers.get(name, ())),
             cost=fitted.cost,
             evaluation_cost=fitted.evaluation_cost,
-            bundle=fitted.bundle if config.keep_reference_weights else None,
-            recipe=dict(recipe),
+            bundle=str(Path(fitted.bundle).resolve()) if wanted.keep_weights else None,
+            recipe=wanted.recipe,
+            failure=failure,
         )
 
     def _ready(self, reference: Reference, source: Any) -> None:
@@ -163,16 +182,6 @@ def with_references(profiles: Sequence[TaskProfile], references: Mapping[str, Re
     return known
 
 
-def _recipe(task: PreparedTask, method: Method, scheduler: StageScheduler, base: Base, seed: int) -> dict[str, Any]:
-    if not scheduler.alone:
-        raise ConfigError(
-            f"reference = {{ use = {scheduler.name!r} }}: a reference is trained by a scheduler for single tasks, such as 'single-task'"
-        )
-    return {
-        "task": task.digest,
-        "metric": [task.metric.name, task.metric.version],
-        "base": base.digest,
-        "method": [method.name, json.loads(method.config.model_dump_json())],
-        "scheduler": [scheduler.name, json.loads(scheduler.config.model_dump_json())],
-        "seed": seed,
-    }
+def _is_at_chance(task: PreparedTask, answers: Sequence[Answer], name: str) -> bool:
+    own = statistics(task.exam(task.judged_on), answers)
+    return judge(task.metric, [own], [own], task.floors.majority_statistics, name=name).is_at_chance

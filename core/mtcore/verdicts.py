@@ -11,6 +11,7 @@ from mtcore.evaluation.qualify import deployment, judge
 from mtcore.evaluation.report import GroupOutcome, TaskOutcome, VariantOutcome
 from mtcore.preparation import Resolved
 from mtcore.references import Reference, with_references
+from mtcore.registry import Registry
 from mtcore.types import Answer, Base, Cost, Fitted, Frozen, Group
 
 Measured = Mapping[tuple[str, int], Reference]
@@ -32,10 +33,17 @@ class GroupResult(Frozen):
     """None where every task is its own model: the reference is the result."""
     answers: dict[str, tuple[Answer, ...]]
     failures: dict[str, str]
+    verdict_cost: Cost = Cost()
+    """What answering the rows of the verdict took."""
 
 
 def judge_variant(
-    run: str, prepared: Prepared, measured: Measured, results: Mapping[tuple[str, int], GroupResult], reused: int
+    run: str,
+    prepared: Prepared,
+    measured: Measured,
+    results: Mapping[tuple[str, int], GroupResult],
+    reused: int,
+    registry: Registry,
 ) -> VariantOutcome:
     """Verdicts of all tasks, what to deploy, and what it cost."""
     seeds = prepared.config.seeds
@@ -56,8 +64,8 @@ def judge_variant(
     cost["reference evaluation"] = sum((r.evaluation_cost for r in measured.values()), Cost())
     if not prepared.scheduler.alone:
         cost["evaluation"] = sum((r.fitted.evaluation_cost for r in results.values() if r.fitted), Cost())
-    plugins = {t.plugin.distribution: t.plugin.version for t in prepared.tasks.values()}
-    packages = {name: version(name) for name in ("mtcore", "torch", "transformers", "tokenizers", "accelerate", "numpy")}
+        cost["verdict"] = sum((r.verdict_cost for r in results.values()), Cost())
+    packages = {name: version(name) for name in ("torch", "transformers", "tokenizers", "accelerate", "numpy")}
     tasks = [name for group in prepared.groups for name in group.tasks]
     return VariantOutcome(
         run=run,
@@ -66,13 +74,25 @@ def judge_variant(
         method=prepared.config.method.use,
         seeds=seeds,
         groups=groups,
-        deployment=deployment({} if prepared.scheduler.alone else {g.name: g.qualified for g in groups}, tasks),
+        deployment=deployment(
+            {} if prepared.scheduler.alone else {g.name: g.qualified for g in groups},
+            tasks,
+            [t.name for g in groups for t in g.tasks if t.verdict is None or t.verdict.is_at_chance],
+        ),
         is_alone=prepared.scheduler.alone,
         cost=cost,
         reference_reused=reused,
         warnings=[*prepared.warnings, *_verdict_warnings(prepared, measured, results), *beside_warnings],
-        versions={"python": platform.python_version(), **packages, **plugins},
+        versions={"python": platform.python_version(), **packages, **_plugin_versions(prepared, results, registry)},
     )
+
+
+def _plugin_versions(prepared: Prepared, results: Mapping[tuple[str, int], GroupResult], registry: Registry) -> dict[str, str]:
+    """Distribution and version of every plugin that had a part in the variant."""
+    named = [(kind, str(prepared.components[kind]["use"])) for kind in ("method", "scheduler", "filter")]
+    named += [("sampler", d.stage.sampler.use) for r in results.values() if r.fitted for d in r.fitted.done]
+    owners = [registry.find(kind, name).plugin for kind, name in named] + [t.plugin for t in prepared.tasks.values()]
+    return {plugin.distribution: plugin.version for plugin in owners}
 
 
 def _judge_task(
@@ -86,9 +106,11 @@ def _judge_task(
     task, seeds = prepared.tasks[name], prepared.config.seeds
     references = [measured[name, seed] for seed in seeds]
     mine = [results[group.name, seed] for seed in seeds]
-    failure = next((r.failures[name] for r in mine if name in r.failures), "")
+    failure = next((r.failure for r in references if r.failure), "") or next((r.failures[name] for r in mine if name in r.failures), "")
     exam, verdict = task.exam(task.judged_on), None
+    floors: dict[str, float | None] = {"majority": None, "bag-of-words": None}
     if not failure:
+        floors = {"majority": task.floors.majority, "bag-of-words": task.floors.bag_of_words}
         own = [statistics(exam, r.answers) for r in references]
         shared = [statistics(exam, r.answers[name]) for r in mine]
         verdict = judge(task.metric, own, shared, task.floors.majority_statistics, name=name)
@@ -100,7 +122,7 @@ def _judge_task(
         metric=task.metric.name,
         verdict=verdict,
         failure=failure,
-        floors={"majority": task.floors.majority, "bag-of-words": task.floors.bag_of_words},
+        floors=floors,
         beside=beside,
         saturation_epoch=[r.saturation_epoch for r in references],
         resource=profile.resource,
@@ -116,7 +138,7 @@ def _beside(prepared: Prepared, results: Mapping[tuple[str, int], GroupResult]) 
         mine = [results[group.name, seed] for seed in prepared.config.seeds]
         for name in group.tasks:
             scores[name], task = {}, prepared.tasks[name]
-            for other, metric in task.beside.items() if all(name in r.answers for r in mine) else ():
+            for other, metric in task.beside.items() if all(r.answers.get(name) for r in mine) else ():
                 try:
                     exam = Exam(task.data.spec, metric, task.judged_on)
                     scores[name][other] = sum(score(exam, r.answers[name]) for r in mine) / len(mine)
@@ -150,7 +172,9 @@ def _verdict_warnings(prepared: Prepared, measured: Measured, results: Mapping[t
     told = []
     for (name, seed), reference in measured.items():
         when = f" under seed {seed}" if len(prepared.config.seeds) > 1 else ""
-        if reference.is_at_chance:
+        if reference.failure:
+            told.append(f"{name}: its own model could not be scored{when}: {reference.failure}")
+        elif reference.is_at_chance:
             told.append(f"{name}: its own model{when} is at chance ({reference.score:.4f}); it cannot be qualified against that")
         if reference.is_cut_short:
             told.append(

@@ -71,7 +71,9 @@ def main() -> None:
         theirs, other = timed(lambda labels=labels: [per_label(model, p, labels) for p in prompts])
         difference = max(float(np.abs(np.array(a) - np.array(b)).max()) for a, b in zip(mine, other, strict=True))
         rows.append({"labels": count, "ours_s": ours, "per_label_s": theirs, "ratio": theirs / ours, "largest_difference": difference})
-        print(f"{count:4} labels: {ours / QUERIES * 1e3:8.1f} ms a prompt, {theirs / ours:6.1f} × per-label scoring, differ by {difference:.1e}")
+        print(
+            f"{count:4} labels: {ours / QUERIES * 1e3:8.1f} ms a prompt, {theirs / ours:6.1f} × per-label scoring, differ by {difference:.1e}"
+        )
     about = {"torch": torch.__version__, "threads": torch.get_num_threads(), "machine": platform.machine(), "prompt_tokens": PROMPT}
     path = Path("runs/benchmarks/labels.json")
     path.parent.mkdir(parents=True, exist_ok=True)

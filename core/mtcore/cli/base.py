@@ -55,12 +55,10 @@ def base(
         seed=seed,
     )
     folder = out / "bases" / name
-    if (folder / "config.json").is_file():
-        click.echo(f"{folder} is built already; choose another name, or delete it to build it anew", err=True)
-        return
+    is_built = (folder / "base.json").is_file()
     click.echo(f"building {folder}: " + ", ".join(f"{f.name} {getattr(recipe, f.name)}" for f in fields(recipe)), err=True)
     build_base(corpus, folder, recipe, _Ticker())
-    click.echo(f"{folder}")
+    click.echo(f"{folder} was built already" if is_built else f"{folder}")
 
 
 class _Ticker:

@@ -34,7 +34,8 @@ def plan(run: Path | None, settings: Sequence[str], chosen: Sequence[str], order
         if len(plans) > 1:
             raise ConfigError(f"--order writes one variant: choose it with --variant ({', '.join(plans)})")
         rows = write_order(next(iter(plans.values())), order)
-        click.echo(f"{rows:,} draws written to {order}", err=True)
+        is_open = "" if rows else ": no stage is decided before references; [resource] in the run file decides it"
+        click.echo(f"{rows:,} draws written to {order}{is_open}", err=True)
     if as_json:
         tables = {name: p.as_json() for name, p in plans.items()}
         print_json(tables if len(tables) > 1 else next(iter(tables.values())))

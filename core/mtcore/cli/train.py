@@ -1,7 +1,6 @@
 """`mtcore train`: the whole run."""
 
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,13 +8,14 @@ from pathlib import Path
 import click
 
 from mtcore.cli.common import json_option, load_registry, print_json, print_table, read_run, run_options
-from mtcore.evaluation.report import VariantOutcome, comparison_table, cost_table, gathered, task_table
+from mtcore.evaluation.report import VariantOutcome
+from mtcore.evaluation.tables import comparison_table, cost_table, gathered, task_table
 from mtcore.events import Event
 
 
 @click.command()
 @run_options
-@click.option("--restart", is_flag=True, help="Delete what the run has done before (references are kept) and start over.")
+@click.option("--restart", is_flag=True, help="Drop what these variants have done before (references are kept) and start over.")
 @json_option
 def train(run: Path | None, settings: Sequence[str], chosen: Sequence[str], restart: bool, as_json: bool) -> None:
     """Train RUN.toml: references, stages, verdicts, one bundle a group, a report. The same command resumes.
@@ -30,11 +30,11 @@ def train(run: Path | None, settings: Sequence[str], chosen: Sequence[str], rest
     registry = load_registry(first)
     if run is None:
         names = [entry.name for entry in registry.tasks(first.tasks)]
-        click.echo(f"no run file: training {len(names)} tasks of the installed plugins: {', '.join(names)}", err=True)
+        click.echo(
+            f"no run file: training {len(names)} tasks of the installed plugins: {', '.join(names)}.{registry.not_loaded()}", err=True
+        )
     folder = Path(first.out) / file.name
     is_main = os.environ.get("RANK", "0") == "0"
-    if restart and is_main:
-        shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     observers = [registry.observer(use) for use in first.observers] if is_main else []
 
@@ -42,14 +42,14 @@ def train(run: Path | None, settings: Sequence[str], chosen: Sequence[str], rest
         for observer in observers:
             observer.on_event(event, folder)
 
-    outcomes = train_run(file, registry, Fitting(emit, is_main), folder)
-    if as_json:
+    outcomes = train_run(file, registry, Fitting(emit, is_main), folder, restart=restart)
+    if as_json and is_main:
         print_json([outcome.as_json() for outcome in outcomes])
     elif is_main:
         for outcome in outcomes:
             show(outcome)
         if len(outcomes) > 1:
-            print_table(comparison_table(outcomes), title="variants (score × 100; * qualified)")
+            print_table(comparison_table([outcome.as_json() for outcome in outcomes]), title="variants (score × 100; * qualified)")
         click.echo(f"reports: {folder}")
     if any(outcome.failures for outcome in outcomes):
         for failure in [f for outcome in outcomes for f in outcome.failures]:
@@ -68,9 +68,12 @@ def show(outcome: VariantOutcome) -> None:
     shared = (
         "; ".join(f"the {group} model for {', '.join(tasks)}" for group, tasks in outcome.deployment.shared.items()) or "no shared model"
     )
+    unready = f" (not ready, at chance alone: {', '.join(outcome.deployment.not_ready)})" if outcome.deployment.not_ready else ""
     single = f"; a model of their own for {', '.join(outcome.deployment.single)}" if outcome.deployment.single else ""
     paper = "–" if outcome.overhead is None else f"{100 * outcome.overhead:.1f} %"
-    click.echo(f"put online: {shared}{single}. Deployable overhead {100 * outcome.deployment.overhead:.1f} % (the paper's: {paper})")
+    click.echo(
+        f"put online: {shared}{single}{unready}. Deployable overhead {100 * outcome.deployment.overhead:.1f} % (the paper's: {paper})"
+    )
     print_table(cost_table(outcome), title="cost")
     for warning in gathered(outcome):
         click.echo(f"warning: {warning}", err=True)

@@ -21,7 +21,7 @@ class DataReport:
     """Findings on one task's rows."""
 
     leaks: int
-    """Validation rows whose fields equal a train row's."""
+    """Validation and test rows whose fields equal a train row's."""
     normalised_leaks: int
     """The same after Unicode, case, white space and punctuation are folded away."""
     repeats: int
@@ -36,7 +36,7 @@ class DataReport:
         rows, told = len(data.train), []
         if self.leaks or self.normalised_leaks:
             told.append(
-                f"{self.leaks} of {len(data.validation)} validation rows are train rows too "
+                f"{self.leaks} of {len(data.validation) + len(data.test)} {held_out_splits(data)} rows are train rows too "
                 f"({self.normalised_leaks} up to case, space and punctuation)"
             )
         if self.repeats:
@@ -51,14 +51,14 @@ class DataReport:
 
 
 def check_rows(data: TaskData, *, allow_leaks: Sequence[str] = ()) -> DataReport:
-    """Look for leaks, repeats and conflicts. Raises DataError for validation rows that are train rows, unless allowed for this task."""
+    """Look for leaks, repeats and conflicts. Raises DataError for validation or test rows that are train rows, unless allowed for this task."""
     train = [tuple(e.fields[f] for f in data.spec.fields) for e in data.train]
-    validation = [tuple(e.fields[f] for f in data.spec.fields) for e in data.validation]
+    held_out = [tuple(e.fields[f] for f in data.spec.fields) for e in (*data.validation, *data.test)]
     known, folded = set(train), {_fold(row) for row in train}
-    leaks = sum(row in known for row in validation)
+    leaks = sum(row in known for row in held_out)
     if leaks and not any(fnmatch.fnmatch(data.name, pattern) for pattern in allow_leaks):
         raise DataError(
-            f"{data.name}: {leaks} of {len(validation)} validation rows are train rows too, so a score on them measures memory. "
+            f"{data.name}: {leaks} of {len(held_out)} {held_out_splits(data)} rows are train rows too, so a score on them measures memory. "
             f"Take them out of one split, or allow it for this task: rows.allow_leaks = [{data.name!r}]"
         )
     answers: dict[tuple[str, ...], set[Answer]] = {}
@@ -70,11 +70,15 @@ def check_rows(data: TaskData, *, allow_leaks: Sequence[str] = ()) -> DataReport
         seen.add(example.answer)
     return DataReport(
         leaks=leaks,
-        normalised_leaks=sum(_fold(row) in folded for row in validation),
+        normalised_leaks=sum(_fold(row) in folded for row in held_out),
         repeats=repeats,
         conflicts=conflicts,
         answer_in_input=_answer_in_input(data),
     )
+
+
+def held_out_splits(data: TaskData) -> str:
+    return "validation and test" if data.test else "validation"
 
 
 def shared_rows(tasks: Sequence[TaskData]) -> list[str]:
@@ -85,7 +89,7 @@ def shared_rows(tasks: Sequence[TaskData]) -> list[str]:
         inputs = [_fold(tuple(e.fields.values())) for e in task.validation]
         for other in tasks:
             if other.name != task.name and (count := sum(i in train[other.name] for i in inputs)):
-                told.append(f"{count} of {len(inputs)} validation inputs are train inputs of {other.name}")
+                told.append(f"{task.name}: {count} of {len(inputs)} validation inputs are train inputs of {other.name}")
     return told
 
 

@@ -56,6 +56,8 @@ class StageStream:
         return self._compile(stage, done, ledger)
 
     def _compile(self, stage: Stage, done: Sequence[StageDone], ledger: Ledger) -> CompiledStage:
+        if stage.start not in ("base", "last"):
+            raise ConfigError(f"stage {stage.name!r} starts from {stage.start!r}; this version keeps no earlier checkpoints to start from")
         profiles = [self._profiles[name] for name in stage.tasks or ()]
         mixture = self._mixture(self._sampler(stage.sampler), profiles, stage, ledger)
         if stage.draws is None:
@@ -85,3 +87,27 @@ class StageStream:
                 f"sampler {sampler.name!r} must give each of {names} a share of at least 0, together 1; it gave {mixture.shares}"
             )
         return mixture
+
+
+MOST_STAGES = 1000
+
+
+def walk(stream: StageStream) -> list[CompiledStage]:
+    """Every stage that can be told before any of them has run; open ones are taken as passed. Raises ConfigError where there is no end."""
+    done: list[StageDone] = []
+    stages: list[CompiledStage] = []
+    while (compiled := stream.next(done, Ledger())) is not None:
+        if len(stages) == MOST_STAGES:
+            raise ConfigError(f"the scheduler still wants stages after {MOST_STAGES} of them; does it wait for evaluations?")
+        stages.append(compiled)
+        done.append(
+            StageDone(
+                stage=compiled.stage,
+                mixture=compiled.mixture or Mixture(shares={}),
+                steps=compiled.steps or 0,
+                draws=compiled.plan.drawn() if compiled.plan else {},
+                evaluations=(),
+                ended="complete",
+            )
+        )
+    return stages

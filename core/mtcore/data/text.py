@@ -124,7 +124,11 @@ class TextEncoder:
         return [i for text in texts for i in self._word_ids(text)]
 
     def label_paths(self, spec: TaskSpec) -> dict[str, tuple[int, ...]]:
-        """Label → ids of its word; raises ConfigError where two words have the same ids."""
+        """Label → ids of its word.
+
+        Raises ConfigError where two words have the same ids or, for multi-label tasks, where one begins another: there a separator or the
+        end may follow a word, and which word was meant could not be told.
+        """
         texts = label_texts(spec)
         paths = {label: tuple(self._word_ids(text)) for label, text in texts.items()}
         seen: dict[tuple[int, ...], str] = {}
@@ -133,6 +137,13 @@ class TextEncoder:
                 other = f"the same tokens as {texts[seen[path]]!r}" if path in seen else "no tokens"
                 raise ConfigError(f"task {spec.name}: answer word {texts[label]!r} is {other} in this tokenizer; choose another word")
             seen[path] = label
+        if spec.output == "multi-label":
+            for label, path in paths.items():
+                if longer := next((other for other in paths if other != label and paths[other][: len(path)] == path), None):
+                    raise ConfigError(
+                        f"task {spec.name}: answer word {texts[label]!r} begins {texts[longer]!r} in this tokenizer; "
+                        "several labels can only be told apart where no word begins another"
+                    )
         return paths
 
     def room_for_answers(self, spec: TaskSpec) -> int:

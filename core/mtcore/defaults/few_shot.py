@@ -11,9 +11,8 @@ from mtcore.bundle import BundledTask, BundleManifest, read_bundle, write_bundle
 from mtcore.contracts import Method, Options, Predictor, Stages, Workspace
 from mtcore.data.mixture import row_order
 from mtcore.data.text import TextEncoder, answer_texts, render
-from mtcore.defaults.text2text import refuse_code
 from mtcore.errors import ConfigError, ModelError
-from mtcore.types import Base, Fitted, Group, MethodUse, Piece, Preview, TaskData, TaskSpec, TextPair
+from mtcore.types import Base, Fitted, Group, MethodUse, Piece, Preview, Render, TaskData, TaskSpec, TextPair
 
 Shot = tuple[dict[str, str], tuple[str, ...]]
 SAMPLE = 64
@@ -48,25 +47,23 @@ class FewShot(Method):
 
     def fit(self, group: Group, stages: Stages, workspace: Workspace, update: Path | None = None) -> Fitted:
         tasks = {name: workspace.tasks[name] for name in group.tasks}
-        if coded := [name for name, task in tasks.items() if task.render]:
-            raise ConfigError(f"few-shot prompts are written by specs, and {', '.join(coded)} write their own")
         manifest = BundleManifest(
             method=self.name,
             options=json.loads(self.config.model_dump_json()),
             tasks={name: BundledTask(spec=task.spec) for name, task in tasks.items()},
-            base=str(workspace.base.folder),
+            base=str(workspace.base.folder.resolve()),
             base_digest=workspace.base.digest,
             settings={"shots": {name: choose_shots(task, self.config.shots, workspace.seed) for name, task in tasks.items()}},
         )
-        write_bundle(workspace.bundle, manifest, lambda folder: None)
+        if workspace.is_main:
+            write_bundle(workspace.bundle, manifest, lambda folder: None)
         return Fitted(bundle=str(workspace.bundle), done=(), chosen=None)
 
-    def load(self, bundle: Path) -> Predictor:
+    def load(self, bundle: Path, renders: Mapping[str, Render]) -> Predictor:
         from mtcore.inference.predictor import TextPredictor, served_task
         from mtcore.modeling.load import find_base, load_model
 
         manifest = read_bundle(bundle)
-        refuse_code(bundle, {name: task.code for name, task in manifest.tasks.items()})
         base = find_base(manifest.base, bundle.parent)
         if base.digest != manifest.base_digest:
             raise ModelError(f"{bundle} was made on another base than the one now in {base.folder}; restore it or make the bundle anew")
@@ -75,7 +72,7 @@ class FewShot(Method):
         for name, task in manifest.tasks.items():
             shots = [(dict(fields), tuple(answer)) for fields, answer in manifest.settings["shots"][name]]
             served[name] = served_task(task.spec, self._prompt(task.spec, shots), encoder)
-        return TextPredictor(load_model(base.folder), encoder, served, batch_tokens=self.config.batch_tokens)
+        return TextPredictor(load_model(base.folder, to_device=True), encoder, served, batch_tokens=self.config.batch_tokens)
 
     def _encoder(self, base: Base) -> TextEncoder:
         return TextEncoder(base.folder / "tokenizer.json", base.eos_id, min(self.config.max_length, base.context))
@@ -91,6 +88,8 @@ class FewShot(Method):
         return lambda fields: (*head, *render(bare, fields, "task-first"))
 
     def _preview(self, task: TaskData, base: Base) -> Preview:
+        if task.render:
+            raise ConfigError(f"few-shot prompts are written by specs, and {task.name} writes its own; take it out of this variant")
         encoder = self._encoder(base)
         prompt = self._prompt(task.spec, choose_shots(task, self.config.shots, 1))
         try:

@@ -10,7 +10,7 @@ from mtcore.bundle import read_bundle
 from mtcore.contracts import Component, Method, Predictor, Stages, Workspace
 from mtcore.data.text import TextEncoder, text_pair
 from mtcore.errors import ModelError
-from mtcore.types import Base, Fitted, Group, Layout, Preview, TaskData
+from mtcore.types import Base, Fitted, Group, Layout, Preview, Render, TaskData
 
 SAMPLE = 256
 """Rows a task that a preview encodes."""
@@ -43,7 +43,8 @@ class Text2Text(Method):
     config: Text2TextConfig
 
     def preview(self, tasks: Mapping[str, TaskData], base: Base) -> Mapping[str, Preview]:
-        return {name: preview_task(task, self.encoder(base), self.config.layout) for name, task in tasks.items()}
+        encoder = self.encoder(base)
+        return {name: preview_task(task, encoder, self.config.layout) for name, task in tasks.items()}
 
     def fit(self, group: Group, stages: Stages, workspace: Workspace, update: Path | None = None) -> Fitted:
         from mtcore.defaults.text2text_fit import fit
@@ -52,15 +53,16 @@ class Text2Text(Method):
             raise ModelError("text2text cannot yet go on from an existing bundle; train the group anew")
         return fit(self, group, stages, workspace)
 
-    def load(self, bundle: Path) -> Predictor:
+    def load(self, bundle: Path, renders: Mapping[str, Render]) -> Predictor:
         from mtcore.defaults.text2text_fit import predictor
         from mtcore.modeling.load import find_base, load_model
 
         manifest = read_bundle(bundle)
-        refuse_code(bundle, {name: task.code for name, task in manifest.tasks.items()})
+        require_code(bundle, {name: task.code for name, task in manifest.tasks.items()}, renders)
         specs = {name: task.spec for name, task in manifest.tasks.items()}
         encoder = self.encoder(find_base(str(bundle), bundle.parent))
-        return predictor(load_model(bundle), encoder, specs, {}, self.config)
+        dtype = "bfloat16" if self.config.precision == "bf16" else "float32"
+        return predictor(load_model(bundle, dtype=dtype, to_device=True), encoder, specs, renders, self.config)
 
     def encoder(self, base: Base) -> TextEncoder:
         return TextEncoder(base.folder / "tokenizer.json", base.eos_id, min(self.config.max_length, base.context))
@@ -78,9 +80,9 @@ def preview_task(task: TaskData, encoder: TextEncoder, layout: Layout) -> Previe
     )
 
 
-def refuse_code(bundle: Path, codes: Mapping[str, str]) -> None:
-    """A prompt written by code can only be served by the same code."""
-    if needed := {name: code for name, code in codes.items() if code}:
+def require_code(bundle: Path, codes: Mapping[str, str], renders: Mapping[str, Render]) -> None:
+    """A prompt written by code can only be asked through the same code."""
+    if needed := {name: code for name, code in codes.items() if code and name not in renders}:
         raise ModelError(
-            f"{bundle}: the prompts of {', '.join(needed)} are written by {', '.join(sorted(set(needed.values())))}; this version serves specs only"
+            f"{bundle}: the prompts of {', '.join(needed)} are written by code of {', '.join(sorted(set(needed.values())))}; install just that"
         )

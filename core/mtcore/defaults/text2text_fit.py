@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from transformers import PreTrainedModel
 
 from mtcore import events
@@ -58,6 +59,10 @@ def fit(method: "Text2Text", group: Group, stages: Stages, workspace: Workspace)
     encoder = method.encoder(workspace.base)
     tasks = {name: workspace.tasks[name] for name in group.tasks}
     encoded = {name: encode_rows(task, encoder, config) for name, task in tasks.items()}
+    for name, rows in encoded.items():
+        if cut := sum(bool(e.cut) for e in rows):
+            workspace.emit(events.Warned(name, f"{cut} of {len(rows)} train texts do not fit into {encoder.max_length} tokens and are cut"))
+    torch.manual_seed(workspace.seed)
     trainee = Trainee(
         load_model(workspace.base.folder),
         workspace.accelerator(config.precision),
@@ -65,7 +70,9 @@ def fit(method: "Text2Text", group: Group, stages: Stages, workspace: Workspace)
         betas=(config.beta1, config.beta2),
         clip=config.clip,
     )
-    asked = predictor(trainee.model, encoder, {n: t.spec for n, t in tasks.items()}, {n: t.render for n, t in tasks.items()}, config)
+    asked = predictor(
+        trainee.model, encoder, {n: t.spec for n, t in tasks.items()}, {n: t.render for n, t in tasks.items() if t.render}, config
+    )
     progress = _resume(trainee, workspace)
     while (compiled := stages.next(progress.done, progress.ledger)) is not None:
         progress = _run_stage(compiled, progress, trainee, encoded, asked, workspace, config)
@@ -85,7 +92,7 @@ def predictor(
     model: PreTrainedModel,
     encoder: TextEncoder,
     specs: Mapping[str, TaskSpec],
-    codes: Mapping[str, Render | None],
+    codes: Mapping[str, Render],
     config: "Text2TextConfig",
 ) -> TextPredictor:
     def prompt(spec: TaskSpec, code: Render | None) -> Any:
@@ -263,7 +270,7 @@ def _publish(trainee: Trainee, workspace: Workspace, group: Group, method: "Text
         trainee.model.save_pretrained(folder)
         copy_tokenizer(workspace.base.folder, folder)
 
-    if trainee.accelerator.is_main_process:
+    if workspace.is_main:
         write_bundle(workspace.bundle, manifest, fill)
     trainee.accelerator.wait_for_everyone()
     return workspace.bundle

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,6 +78,3 @@ def _answers(predictor: Predictor, name: str, examples: Sequence[Example]) -> tu
             raise ValueError(outcome.reason)
         answers.append(outcome.answer)
     return answers, sum(p.cost for p in prepared)
-
-
-Evaluate = Callable[[Predictor], Judged]

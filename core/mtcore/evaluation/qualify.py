@@ -36,16 +36,18 @@ def judge(metric: Metric, reference: Sequence[Array], shared: Sequence[Array], m
     """Judge a task from per-row statistics [rows, k] of reference and shared model, one pair a seed, on the same rows.
 
     Qualified is `reaches` on the means over seeds, unless the reference is at chance. The paired bootstrap resamples rows, the same
-    ones for reference, shared model and majority answer.
+    ones for reference, shared model and majority answer, and, where there are several, seeds.
     """
     counts = resampled_counts(len(majority), key("bootstrap", name))
     reference_score, score = _mean_score(metric, reference), _mean_score(metric, shared)
-    reference_B, shared_B, majority_B = (
-        np.mean([metric.score(counts @ s) for s in side], axis=0) for side in (reference, shared, [majority])
-    )
-    at_chance = bool(np.quantile(reference_B - majority_B, 0.025) <= 0)
+    seeds_B = _resampled_seeds(len(reference), key("bootstrap seeds", name))
+    reference_B, shared_B = (_over_seeds(metric, side, counts, seeds_B) for side in (reference, shared))
+    # a resample on which a metric is no number speaks for nobody
+    above_B = np.nan_to_num(reference_B - metric.score(counts @ majority), nan=0.0)
+    at_chance = bool(np.quantile(above_B, 0.025) <= 0)
     has_ratio = reference_score > 0
-    ratios = shared_B[reference_B > 0] / reference_B[reference_B > 0]
+    is_ratio_B = (reference_B > 0) & np.isfinite(shared_B)
+    ratios = shared_B[is_ratio_B] / reference_B[is_ratio_B]
     return Verdict(
         reference=reference_score,
         score=score,
@@ -61,12 +63,6 @@ def reaches(score: Array | float, reference: Array | float) -> NDArray[np.bool_]
     """Score ≥ 0.99 × reference, unrounded; score ≥ reference where that is 0 or less, and a share of it says nothing."""
     reference = np.asarray(reference)
     return np.asarray(score >= np.where(reference > 0, BAR * reference, reference) - SLACK)
-
-
-def score_interval(metric: Metric, statistics: Array, *, name: str) -> tuple[float, float]:
-    """95 % bootstrap interval of a score."""
-    scores = metric.score(resampled_counts(len(statistics), key("bootstrap", name)) @ statistics)
-    return float(np.quantile(scores, 0.025)), float(np.quantile(scores, 0.975))
 
 
 def resampled_counts(rows: int, seed: int) -> Array:
@@ -92,15 +88,29 @@ class Deployment:
     """Shared model (group) → tasks it serves."""
     single: Sequence[str]
     """Tasks that still need a model of their own."""
+    not_ready: Sequence[str]
+    """Those among them whose own model is at chance or failed: nothing serves them yet."""
     overhead: float
     """Models online over tasks."""
 
 
-def deployment(qualified: Mapping[str, Sequence[str]], tasks: Sequence[str]) -> Deployment:
-    """Shared models serve what qualifies in them; the rest keeps its own. A shared model that serves fewer than one task is not used."""
+def deployment(qualified: Mapping[str, Sequence[str]], tasks: Sequence[str], not_ready: Sequence[str] = ()) -> Deployment:
+    """Shared models serve what qualifies in them; the rest keeps its own. A shared model in which nothing qualifies is not used."""
     shared = {group: list(names) for group, names in qualified.items() if names}
     single = [task for task in tasks if not any(task in names for names in shared.values())]
-    return Deployment(shared, single, (len(shared) + len(single)) / len(tasks))
+    return Deployment(shared, single, [t for t in single if t in not_ready], (len(shared) + len(single)) / len(tasks))
+
+
+def _resampled_seeds(seeds: int, number: int) -> NDArray[np.int64]:
+    """Which seeds each bootstrap sample takes: [RESAMPLES, seeds]; every seed as it is where there is only one."""
+    raw = np.random.Philox(key=number).random_raw(RESAMPLES * seeds).reshape(RESAMPLES, seeds)
+    return (raw % np.uint64(seeds)).astype(np.int64)
+
+
+def _over_seeds(metric: Metric, side: Sequence[Array], counts: Array, seeds_B: NDArray[np.int64]) -> Array:
+    """Mean over each sample's seeds of the score on each sample's rows: [RESAMPLES]."""
+    scores_SB = np.stack([metric.score(counts @ statistics) for statistics in side])
+    return np.asarray(np.take_along_axis(scores_SB, seeds_B.T, axis=0).mean(axis=0))
 
 
 def _mean_score(metric: Metric, sides: Sequence[Array]) -> float:

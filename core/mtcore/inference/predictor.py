@@ -41,7 +41,7 @@ class TextPredictor(Predictor):
     """Label sets are scored exactly, all labels of a prompt in one forward pass; multi-label answers grow greedily in canonical order."""
 
     def __init__(self, model: PreTrainedModel, encoder: TextEncoder, tasks: Mapping[str, ServedTask], *, batch_tokens: int) -> None:
-        self._model = model.eval()
+        self._model = model
         self._encoder = encoder
         self._tasks = dict(tasks)
         self._batch_tokens = batch_tokens
@@ -71,6 +71,7 @@ class TextPredictor(Predictor):
         )
 
     def predict(self, prepared: Sequence[Prepared]) -> list[dict[str, Prediction | TaskError]]:
+        self._model.eval()  # training may have gone on since the last time
         asked = [(i, name, p.payload[name].prompt) for i, p in enumerate(prepared) for name in p.request.tasks]
         answers: list[dict[str, Prediction | TaskError]] = [{} for _ in prepared]
         for answer in (self._closed, self._several, self._free):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,13 +12,13 @@ from mtcore.types import Base
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-FOREIGN_KEYS = ("auto_map", "custom_pipelines", "quantization_config")
+FOREIGN_KEYS = ("auto_map", "custom_pipelines")
 
 
 def find_base(model: str, bases: Path, *, weights: bool = True) -> Base:
     """Resolve `model =` to local files without importing torch; a Hub id is downloaded at its current revision, which the digest pins.
 
-    `bases` is where `mtcore base` leaves what it builds. With `weights=False` only configuration and tokenizer are fetched and hashed.
+    `bases` is where `mtcore base` leaves what it builds. With `weights=False` they are neither fetched nor hashed, and the digest says nothing.
     """
     folder = Path(model).expanduser()
     if (bases / model / "config.json").is_file():
@@ -30,12 +31,12 @@ def find_base(model: str, bases: Path, *, weights: bool = True) -> Base:
     if weights and not any(folder.glob("*.safetensors")):
         raise ModelError(f"model = {model!r}: {folder} has no *.safetensors. Pickled weights are never read; convert them first.")
     config = json.loads((folder / "config.json").read_text())
-    foreign = [key for key in FOREIGN_KEYS[:2] if key in config]
+    foreign = [key for key in FOREIGN_KEYS if key in config]
     if foreign:
         raise ModelError(
             f"model = {model!r}: its config.json asks for code of its own ({', '.join(foreign)}). mtcore runs none; remove the keys."
         )
-    return Base(name=model, folder=folder, digest=digest_folder(folder), config=config)
+    return Base(name=model, folder=folder, digest=digest_folder(folder) if weights else "", config=config)
 
 
 def digest_folder(folder: Path) -> str:
@@ -49,10 +50,13 @@ def digest_folder(folder: Path) -> str:
     return total.hexdigest()
 
 
-def load_model(folder: Path, *, dtype: str = "float32") -> "PreTrainedModel":
-    """Load a causal language model for training or inference; safetensors only, no code from the folder, sdpa attention."""
+def load_model(folder: Path, *, dtype: str = "float32", to_device: bool = False) -> "PreTrainedModel":
+    """Load a causal language model; safetensors only, no code from the folder, sdpa attention.
+
+    For inference `to_device` moves it to this process's GPU, where there is one; training leaves that to accelerate.
+    """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
     from transformers.utils import logging
 
     from mtcore.modeling.head import require_plain_head
@@ -62,6 +66,10 @@ def load_model(folder: Path, *, dtype: str = "float32") -> "PreTrainedModel":
         folder, dtype=getattr(torch, dtype), attn_implementation="sdpa", use_safetensors=True, local_files_only=True
     )
     model.config.use_cache = False
+    # a base's own defaults (penalties, sampling) would change what greedy decoding answers
+    model.generation_config = GenerationConfig.from_model_config(model.config)
+    if to_device and torch.cuda.is_available():
+        model.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")  # type: ignore[arg-type]
     require_plain_head(model.eval())
     return model
 

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ def newest_checkpoint(folder: Path, prefix: str) -> Path | None:
     for path in sorted(_numbered(folder, prefix), key=lambda p: -int(p.name.rsplit("-", 1)[1])):
         if is_complete(path):
             return path
-        path.rename(path.with_name(path.name + ".corrupt"))
+        with suppress(FileNotFoundError):  # another process of this run may have been faster
+            path.rename(path.with_name(path.name + ".corrupt"))
     return None
 
 

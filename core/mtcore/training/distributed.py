@@ -1,5 +1,7 @@
 """Processes: one accelerator, built one way, and checked to be what was asked for."""
 
+import os
+
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
@@ -16,10 +18,17 @@ def make_accelerator(precision: str = "fp32") -> Accelerator:
     """
     if precision == "bf16" and not (torch.cuda.is_available() and torch.cuda.is_bf16_supported()):
         raise RunError('precision = "bf16" needs a GPU with bf16 units, and there is none here; use "fp32"')
-    accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
-    if accelerator.distributed_type not in KNOWN:
+    try:
+        accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", cpu=not torch.cuda.is_available())
+    except ValueError as error:
         raise RunError(
-            f"distributed training of type {accelerator.distributed_type.value!r} is not supported by this version: "
-            f"use one process, or data parallelism launched by torchrun (supported: {', '.join(k.value for k in KNOWN)})."
+            f"one process cannot train in two precisions: {error}. Put variants of another precision into a run file of their own."
+        ) from None
+    wanted = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != wanted or accelerator.distributed_type not in KNOWN:
+        raise RunError(
+            f"{wanted} processes were launched, and accelerate made {accelerator.num_processes} of them, of type "
+            f"{accelerator.distributed_type.value!r}, which would train replicas that do not know each other. "
+            f"Supported: {', '.join(k.value for k in KNOWN)}; launch by torchrun."
         )
     return accelerator

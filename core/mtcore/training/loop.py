@@ -100,10 +100,10 @@ def count(step: StepBatch, size: ModelSize) -> tuple[int, int, float]:
 
 def warm_up_then_decay(peak: float, steps: int, warm_up: float, decay: str) -> Callable[[int], float]:
     """Learning rate of each step: linear warm-up over a share of the steps, then `constant`, `linear` or `cosine` decay to zero."""
-    rising = max(1, round(steps * warm_up))
+    rising = round(steps * warm_up)
 
     def rate(step: int) -> float:
-        if step < rising and warm_up > 0:
+        if step < rising:
             return peak * (step + 1) / rising
         done = (step - rising) / max(1, steps - rising)
         if decay == "linear":

@@ -23,10 +23,13 @@ class Trainee:
         self.accelerator = accelerator
         self.clip = clip
         self.size = model_size(model)
-        self._decay = weight_decay
-        self._betas = betas
         self._loss = accelerator.prepare(TargetLoss(model))
-        self.new_optimizer()
+        parameters = [p for p in self._loss.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
+            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        self._optimizer = accelerator.prepare(torch.optim.AdamW(groups, lr=0.0, betas=betas))
 
     @property
     def model(self) -> PreTrainedModel:
@@ -34,13 +37,8 @@ class Trainee:
         return model
 
     def new_optimizer(self) -> None:
-        """Start afresh with empty moments, as every stage does."""
-        parameters = [p for p in self._loss.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": self._decay},
-            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-        ]
-        self._optimizer = self.accelerator.prepare(torch.optim.AdamW(groups, lr=0.0, betas=self._betas))
+        """Forget all moments, as every stage does when it starts."""
+        self._optimizer.state.clear()
 
     def steps(self, batch: Callable[[int], StepBatch], learning_rate: Callable[[int], float], first: int, last: int) -> Iterator[Step]:
         return train(
@@ -63,6 +61,8 @@ class Trainee:
                 for key, value in self._optimizer.state.get(parameter, {}).items():
                     tensors[f"optimizer.{index}.{key}"] = value
             tensors["random.torch"] = torch.get_rng_state()
+            if torch.cuda.is_available():
+                tensors["random.cuda"] = torch.cuda.get_rng_state()
             save_checkpoint(folder, name, tensors, state)
         self.accelerator.wait_for_everyone()
 
@@ -77,6 +77,8 @@ class Trainee:
                 mine = {k.split(".", 2)[2]: v for k, v in tensors.items() if k.startswith(f"optimizer.{index}.")}
                 self._optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in mine.items()}
             torch.set_rng_state(tensors["random.torch"])
+            if torch.cuda.is_available() and "random.cuda" in tensors:
+                torch.cuda.set_rng_state(tensors["random.cuda"])
         return state
 
     def _named(self) -> dict[str, torch.Tensor]:

@@ -1,0 +1,72 @@
+"""The run folder: what a run resolved to is written down there, and a run that means something else is refused."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mtcore.config import RunFile
+from mtcore.errors import ResumeMismatch
+from mtcore.files import write_json, write_text
+from mtcore.registry import Registry
+from mtcore.verdicts import Prepared
+
+FREE_TO_CHANGE = ("observers", "out", "keep_reference_weights")
+"""Keys that change no result: a run may be resumed with others."""
+
+
+def is_begun(folder: Path) -> bool:
+    return (folder / "resolved.json").is_file()
+
+
+def refuse_changes(folder: Path, run: RunFile) -> None:
+    """Compare the run with what is written down in its folder.
+
+    Raises ResumeMismatch with the difference where a variant that was begun now means something else. New variants may join.
+    """
+    before = _resolved(folder)
+    for name, config in run.variants.items():
+        now, then = config.model_dump(mode="json"), before.get(name)
+        changed = [k for k in now if then is not None and k not in FREE_TO_CHANGE and now[k] != then.get(k)]
+        if then is not None and changed:
+            what = "; ".join(f"{k}: was {json.dumps(then.get(k))}, now {json.dumps(now[k])}" for k in changed)
+            raise ResumeMismatch(
+                f"{folder} was begun with another configuration{f' of variant {name!r}' if name else ''}. {what}. "
+                "Give the run file another name, undo the change, or start over with --restart."
+            )
+
+
+def write_resolved(folder: Path, run: RunFile, variants: Sequence[Prepared], registry: Registry) -> None:
+    """Write down what the run resolved to, defaults included: once everything that can be wrong before training is right."""
+    now = {v.name: v.config.model_dump(mode="json") | {"components": v.components, "base": v.base.digest} for v in variants}
+    data = {name: {"rows": task.digest, "licence": task.data.spec.licence} for v in variants for name, task in v.tasks.items()}
+    plugins = [asdict(plugin) for plugin in registry.plugins]
+    table = {"run": run.name, "mtcore": version("mtcore"), "variants": {**_resolved(folder), **now}, "tasks": data, "plugins": plugins}
+    write_json(folder / "resolved.json", table)
+
+
+def write_quarantine(folder: Path, variants: Sequence[Prepared]) -> None:
+    """Every row that was set aside, with file, line and reason, as lines of JSON."""
+    rows = {json.dumps(asdict(row), ensure_ascii=False): None for v in variants for task in v.tasks.values() for row in task.quarantined}
+    write_text(folder / "quarantine.jsonl", "".join(f"{row}\n" for row in rows))
+
+
+def drop(folder: Path, variants: Sequence[str]) -> None:
+    """Delete the work and the reports of these variants, and of no other."""
+    for name in variants:
+        for path in [*(folder / name).glob("seed-*"), *(folder / name).glob("report.*")]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def reports(folder: Path) -> list[dict[str, Any]]:
+    """The reports of all variants that have one, in the order in which they were begun."""
+    paths = [folder / name / "report.json" for name in _resolved(folder)]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+
+
+def _resolved(folder: Path) -> dict[str, dict[str, Any]]:
+    path = folder / "resolved.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))["variants"]) if path.is_file() else {}
