@@ -242,7 +242,10 @@ def test_a_base_is_built_from_a_corpus_and_trained_on(tmp_path):
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "runs/bases/mini/config.json").read_text())["model_type"] == "qwen2"
     again = mtcore(tmp_path, "base", "mini", *arguments, plugin=False)
-    assert "built already" in again.stderr
+    assert "built already" in again.stdout
+    other = mtcore(tmp_path, "base", "mini", *arguments, "--passes", "2", plugin=False)
+    assert other.returncode == 2
+    assert "another corpus or recipe" in other.stderr
     missing = mtcore(tmp_path, "base", "other", "--corpus", "runs/bases/mini", plugin=False)
     assert missing.returncode == 2
     assert "no text there" in missing.stderr
@@ -263,3 +266,17 @@ def test_a_plan_stops_being_an_order_where_references_must_speak_first(place):
     assert list(first["tasks"]) == ["toys/first"]
     assert {t["unseen"] for t in second["tasks"].values()} == {0.0}
     assert "draws written" in done.stderr
+
+
+def test_two_processes_train_what_one_trains(place):
+    folder, _ = place
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder / "site")}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mtcore", "train", "run.toml"]
+    done = subprocess.run(
+        [*command, "--set", "out=two"], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=200
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (json.loads((folder / out / "run/report.json").read_text())["groups"][0] for out in ("runs", "two"))
+    for a, b in zip(one["stages"][0]["evaluations"], two["stages"][0]["evaluations"], strict=True):
+        assert a["average"] == pytest.approx(b["average"], abs=0.05)
+    assert {n: t["draws"] for n, t in one["stages"][0]["tasks"].items()} == {n: t["draws"] for n, t in two["stages"][0]["tasks"].items()}

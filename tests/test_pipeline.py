@@ -7,14 +7,17 @@ from pathlib import Path
 import pytest
 
 from mtcore import events
+from mtcore.bundle import read_bundle
 from mtcore.config import RunConfig, RunFile
 from mtcore.contracts import TaskAdapter
-from mtcore.errors import ResumeMismatch
+from mtcore.errors import ConfigError, ModelError, ResumeMismatch
+from mtcore.evaluation.metrics import Accuracy
 from mtcore.fitting import Fitting
 from mtcore.pipeline import train
 from mtcore.plugins import load_plugins
+from mtcore.references import Reference
 from mtcore.registry import Entry, Plugin, Registry
-from mtcore.types import TaskSpec
+from mtcore.types import MethodUse, Piece, TaskSpec
 
 TOYS = Plugin("toys", "toys", "1.0", "loaded")
 
@@ -130,6 +133,88 @@ def test_a_changed_task_alone_is_measured_again(base_folder, tmp_path):
     seen = []
     run(run_file(base_folder, tmp_path), registry_with(toy_task("a", instruction="别的任务"), toy_task("b", rows=40)), seen)
     assert sources(seen) == {"toys/a": "measured", "toys/b": "reused"}
+
+
+def test_a_variant_that_is_run_alone_joins_the_comparison_of_the_others(base_folder, tmp_path):
+    mixture = {"use": "mixture", "learning_rate": 3e-3, "examples_per_step": 8, "epochs": 1}
+    variants = {"alone": {"scheduler": {"use": "single-task"}}, "mixed": {"scheduler": mixture}}
+    whole, registry = run_file(base_folder, tmp_path, variants), registry_with(toy_task("a"))
+    for name in variants:
+        run(RunFile("toy", {name: whole.variants[name]}), registry)
+    comparison = json.loads((tmp_path / "toy" / "comparison.json").read_text())
+    assert [v["variant"] for v in comparison["variants"]] == ["alone", "mixed"]
+
+
+def test_a_restart_drops_the_work_of_its_own_variant_and_no_other(base_folder, tmp_path):
+    mixture = {"use": "mixture", "learning_rate": 3e-3, "examples_per_step": 8, "epochs": 1}
+    variants = {"first": {"scheduler": mixture}, "second": {"scheduler": mixture}}
+    whole, registry = run_file(base_folder, tmp_path, variants), registry_with(toy_task("a"))
+    run(whole, registry)
+    kept = (tmp_path / "toy/first/seed-1/classification/result.json").stat().st_mtime_ns
+    changed = run_file(base_folder, tmp_path, {"second": {"scheduler": {**mixture, "epochs": 2}}})
+    train(changed, registry, Fitting(lambda e: None), tmp_path / "toy", restart=True)
+    assert (tmp_path / "toy/first/seed-1/classification/result.json").stat().st_mtime_ns == kept
+    report = json.loads((tmp_path / "toy/second/report.json").read_text())
+    assert report["groups"][0]["stages"][0]["steps"] == 12
+
+
+def test_a_task_whose_metric_raises_is_failed_and_the_others_are_judged(base_folder, tmp_path):
+    broken = toy_task("b", metric="mine")
+
+    class Mine(Accuracy):
+        def statistics(self, spec, predictions, answers):
+            raise RuntimeError("no such dictionary")
+
+    broken.cls.metrics = {"mine": Mine}
+    (outcome,) = run(run_file(base_folder, tmp_path), registry_with(toy_task("a"), broken))
+    by_name = {t.name: t for t in outcome.tasks}
+    assert by_name["toys/a"].verdict is not None
+    assert by_name["toys/b"].failure == "RuntimeError: no such dictionary"
+    assert outcome.failures
+    assert json.loads((tmp_path / "toy/report.json").read_text())["groups"][0]["tasks"][1]["qualified"] is False
+
+
+def test_a_task_may_write_its_own_prompts(base_folder, tmp_path):
+    coded = toy_task("c")
+    coded.cls.render = lambda self, fields, layout: (Piece("选择："), Piece(fields["text"], is_user=True), Piece("\n答案："))
+    (outcome,) = run(run_file(base_folder, tmp_path), registry_with(coded))
+    assert outcome.tasks[0].verdict is not None
+    bundle = read_bundle(tmp_path / "toy/seed-1/classification/bundle")
+    assert bundle.tasks["toys/c"].code == "toys 1.0"
+    method = load_plugins(environment="").method(MethodUse.model_validate({"use": bundle.method, **bundle.options}))
+    with pytest.raises(ModelError, match=r"code of toys 1\.0"):
+        method.load(tmp_path / "toy/seed-1/classification/bundle", {})
+
+
+def test_test_rows_decide_verdicts_and_have_no_part_in_choosing_checkpoints(base_folder, tmp_path):
+    entry = toy_task("a")
+    splits = entry.cls.rows
+    entry.cls.rows = lambda self, split: (
+        [{**r, "text": r["text"] + "!"} for r in splits(self, "validation")][:10] if split == "test" else splits(self, split)
+    )
+    (outcome,) = run(run_file(base_folder, tmp_path), registry_with(entry))
+    (path,) = (tmp_path / "references").glob("*/reference.json")
+    reference = Reference.model_validate_json(path.read_text())
+    assert len(reference.answers) == 10
+    if reference.selection_bar is not None:
+        assert reference.selection_bar == max(e.average for e in reference.curve)
+    assert not any("no test split" in w for w in outcome.warnings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"scheduler": {"use": "single-task", "epochs": 3}}, "takes the references as its models"),
+        ({"scheduler": {"use": "single-task"}, "method": {"use": "few-shot"}}, "no single-task models of its own"),
+        ({"reference": {"use": "mixture"}}, "a scheduler for single tasks"),
+        ({"filter": {"use": "none"}, "resource": {"toys/z": "high"}}, "toys/z"),
+    ],
+)
+def test_what_can_be_wrong_before_training_is_found_before_any_reference_is_measured(base_folder, tmp_path, changes, said):
+    seen = []
+    with pytest.raises(ConfigError, match=said):
+        run(run_file(base_folder, tmp_path, **changes), registry_with(toy_task("a")), seen)
+    assert not any(isinstance(e, events.WorkStarted) for e in seen)
 
 
 class Stop(Exception):

@@ -21,9 +21,9 @@ class Fitting:
 
     def wait(self) -> None:
         """Wait until every process of the run is here: before files that others may still read go away."""
-        from accelerate import PartialState
+        from mtcore.training.distributed import wait_for_everyone
 
-        PartialState().wait_for_everyone()
+        wait_for_everyone()
 
     def fit(
         self,

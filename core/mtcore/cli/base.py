@@ -56,7 +56,8 @@ def base(
     )
     folder = out / "bases" / name
     is_built = (folder / "base.json").is_file()
-    click.echo(f"building {folder}: " + ", ".join(f"{f.name} {getattr(recipe, f.name)}" for f in fields(recipe)), err=True)
+    if not is_built:
+        click.echo(f"building {folder}: " + ", ".join(f"{f.name} {getattr(recipe, f.name)}" for f in fields(recipe)), err=True)
     build_base(corpus, folder, recipe, _Ticker())
     click.echo(f"{folder} was built already" if is_built else f"{folder}")
 

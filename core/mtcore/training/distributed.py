@@ -3,7 +3,7 @@
 import os
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType
 
 from mtcore.errors import RunError
@@ -32,3 +32,8 @@ def make_accelerator(precision: str = "fp32") -> Accelerator:
             f"Supported: {', '.join(k.value for k in KNOWN)}; launch by torchrun."
         )
     return accelerator
+
+
+def wait_for_everyone() -> None:
+    """Return when every process of the run is here."""
+    PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()
