@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DISTRIBUTIONS := . $(wildcard plugins/*/) $(wildcard contrib_tasks/*/)
+PLUGINS := $(wildcard plugins/*/) $(wildcard contrib_tasks/*/)
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 
 .PHONY: install test lint bench clean
@@ -13,7 +13,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(wildcard plugins/*/pyprojec
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt pip hatchling editables
 	$(BIN)/python -m pip install -q -c constraints.txt $(TORCH)
-	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation $(foreach d,$(DISTRIBUTIONS),-e $(d)) "mtcore[dev]"
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e ".[dev]" $(foreach d,$(PLUGINS),-e $(d))
 	touch $@
 
 test: install
