@@ -71,6 +71,8 @@ class RunFile:
 
     name: str
     variants: Mapping[str, RunConfig]
+    own: RunConfig | None = None
+    """What the run file says above its variants, where it has any."""
 
 
 def load_run(path: Path | None, *, settings: Sequence[str] = (), data: str | None = None) -> RunFile:
@@ -101,7 +103,7 @@ def load_run(path: Path | None, *, settings: Sequence[str] = (), data: str | Non
     changes = [_parse_setting(setting) for setting in settings]
     configs: dict[str, RunConfig] = {}
     table = merge(RunConfig().model_dump(mode="json"), table)
-    for name, override in (variants or {"": {}}).items():
+    for name, override in {"": {}, **variants}.items():
         merged = merge(table, override)
         if path is not None and isinstance(merged["data"], str):
             merged["data"] = str(path.parent / merged["data"])
@@ -110,7 +112,8 @@ def load_run(path: Path | None, *, settings: Sequence[str] = (), data: str | Non
         if merged["data"] is None:
             merged["data"] = data
         configs[name] = validate(RunConfig, merged, f"{where}{f' [variants.{name}]' if name else ''}")
-    return RunFile(name=path.stem if path else "run", variants=configs)
+    own = configs[""] if not variants else configs.pop("")
+    return RunFile(name=path.stem if path else "run", variants=configs, own=own)
 
 
 def merge(table: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def read_run(run: Path | None, settings: Sequence[str], chosen: Sequence[str] = 
     for name in chosen:
         if name not in file.variants:
             raise UnknownName(f"{run} has no variant {name!r}; it has {', '.join(v for v in file.variants if v) or 'none'}")
-    return RunFile(file.name, {name: config for name, config in file.variants.items() if not chosen or name in chosen})
+    return RunFile(file.name, {name: config for name, config in file.variants.items() if not chosen or name in chosen}, file.own)
 
 
 def load_registry(config: RunConfig | None = None) -> Registry:

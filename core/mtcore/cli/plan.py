@@ -24,7 +24,7 @@ from mtcore.preparation import Preparer
 def plan(run: Path | None, settings: Sequence[str], chosen: Sequence[str], order: Path | None, as_json: bool) -> None:
     """Show groups, stages and draws of RUN.toml, without training and without loading torch.
 
-    With several variants, JSON output is one plan a variant, by name.
+    With several variants, JSON output is the plan of what stands above them, and one plan a variant, by name, under `variants`.
     """
     file = read_run(run, settings, chosen)
     registry = load_registry(next(iter(file.variants.values())))
@@ -38,7 +38,10 @@ def plan(run: Path | None, settings: Sequence[str], chosen: Sequence[str], order
         click.echo(f"{rows:,} draws written to {order}{is_open}", err=True)
     if as_json:
         tables = {name: p.as_json() for name, p in plans.items()}
-        print_json(tables if len(tables) > 1 else next(iter(tables.values())))
+        if len(tables) > 1 and file.own is not None:
+            print_json({**plan_run(file.own, registry, preparer).as_json(), "variants": tables})
+        else:
+            print_json(next(iter(tables.values())))
         return
     for name, p in plans.items():
         _show(name, p.as_json())
