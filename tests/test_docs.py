@@ -66,6 +66,17 @@ def test_every_command_that_the_readme_types_exists():
     assert set(re.findall(r"^    make (\w+)", text, re.M)) <= set(targets)
 
 
+def test_every_run_file_that_the_docs_name_is_there():
+    named = {
+        n
+        for page in ROOT.glob("**/*.md")
+        if ".venv" not in page.parts
+        for n in re.findall(r"docs/runs/[\w-]+\.toml", page.read_text(encoding="utf-8"))
+    }
+    assert named
+    assert all((ROOT / name).is_file() for name in named), named
+
+
 def test_every_link_of_the_readme_leads_somewhere():
     for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")):
         assert (ROOT / target).exists(), target
