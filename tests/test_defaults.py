@@ -7,7 +7,7 @@ import sys
 from typing import get_args
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtcore import events
@@ -298,12 +298,13 @@ def test_a_cap_that_leaves_room_for_the_longest_first_stage_decides_the_second()
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.lists(st.integers(1, 500), min_size=2, max_size=6), st.integers(1, 16), st.integers(1, 400), st.data())
+@given(st.lists(st.integers(1, 500), min_size=2, max_size=6), st.integers(1, 16), st.none() | st.integers(200, 20_000), st.data())
 def test_what_is_said_before_references_holds_after_them(sizes, examples, cap, data):
     high = data.draw(st.sets(st.sampled_from([f"t{i}" for i in range(len(sizes))])))
     scheduler = two_stage(examples_per_step=examples, stage2_epochs=2.0)
     before = walk(scheduler, sized(sizes), max_steps=cap)[-1]
-    assume(before.stage.name == "mixture" and before.steps is not None)
+    if before.stage.name != "mixture" or before.steps is None:
+        return
     after = walk(scheduler, sized(sizes, high=high), max_steps=cap)[-1]
     assert (after.stage.name, after.steps, after.plan.drawn()) == ("mixture", before.steps, before.plan.drawn())
 

@@ -113,6 +113,25 @@ def test_a_run_leaves_verdicts_a_report_and_a_bundle(base_folder, tmp_path):
     assert outcome.average == pytest.approx(sum(t["score"] for t in group["tasks"]) / 2)
 
 
+def test_a_llama_base_with_an_untied_head_is_trained_by_the_same_code(base_folder, tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    llama = tmp_path / "llama"
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = LlamaConfig(vocab_size=400, max_position_embeddings=256, eos_token_id=0, bos_token_id=None, tie_word_embeddings=False, **sizes)
+    LlamaForCausalLM(config).save_pretrained(llama)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (llama / name).write_bytes((base_folder / name).read_bytes())
+    (outcome,) = run(run_file(llama, tmp_path), registry_with(toy_task("a"), toy_task("g", output="generation")))
+    assert [g.name for g in outcome.groups] == ["classification", "generation"]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "toy/seed-1/classification/bundle")
+    assert type(model) is LlamaForCausalLM
+    before = LlamaForCausalLM.from_pretrained(llama)
+    assert not torch.equal(model.lm_head.weight, before.lm_head.weight)
+
+
 def test_a_second_run_reuses_everything_and_says_the_same(base_folder, tmp_path):
     file, registry = run_file(base_folder, tmp_path), registry_with(toy_task("a"), toy_task("b"))
     run(file, registry)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mtcore.config import RunConfig
-from mtcore.data.mixture import MixturePlan, passes
+from mtcore.data.mixture import MixturePlan, extremes, passes
 from mtcore.data.stages import CompiledStage
 from mtcore.errors import ModelError
 from mtcore.modeling.load import find_base
@@ -15,8 +15,6 @@ from mtcore.registry import Registry
 from mtcore.types import Group, Preview
 
 UNKNOWN = "unknown"
-OFTEN, RARELY = 20.0, 0.5
-"""Passes over a task that are many, and the share of its rows never seen that is large: both are warned of."""
 
 
 @dataclass(frozen=True)
@@ -135,9 +133,6 @@ def _draw_warnings(group: Group, compiled: CompiledStage) -> list[str]:
     if compiled.plan is None:
         return []
     told = [note for note in (compiled.stage.note, compiled.mixture.note if compiled.mixture else "") if note]
-    for name, (count, unseen) in passes(compiled.plan.drawn(), compiled.plan.tasks).items():
-        if count > OFTEN:
-            told.append(f"{name}: every row is seen {count:.1f} times")
-        if unseen > RARELY:
-            told.append(f"{name}: {unseen:.0%} of its rows are never seen")
+    tasks = compiled.plan.tasks
+    told += extremes(compiled.plan.drawn(), {t.name: t.rows for t in tasks}, {t.name: t.first for t in tasks})
     return [f"group {group.name}, stage {compiled.stage.name}: {text}" for text in told]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+from mtcore.data.mixture import extremes
 from mtcore.evaluation.evaluate import Exam, score, statistics
 from mtcore.evaluation.qualify import deployment, judge
 from mtcore.evaluation.report import GroupOutcome, TaskOutcome, VariantOutcome
@@ -183,6 +184,10 @@ def _verdict_warnings(prepared: Prepared, measured: Measured, results: Mapping[t
     for (group, _), result in results.items():
         notes = [note for d in (result.fitted.done if result.fitted else ()) for note in (d.stage.note, d.mixture.note) if note]
         told += [f"group {group}: {note}" for note in notes]
+        if result.fitted and result.fitted.done:
+            rows = {name: len(prepared.tasks[name].data.train) for name in result.answers}
+            drawn = {name: sum(d.draws.get(name, 0) for d in result.fitted.done) for name in rows}
+            told += extremes(drawn, rows, {})
     for name, task in prepared.tasks.items():
         if len(task.judged_on) < 1000:
             told.append(f"{name}: {len(task.judged_on)} rows decide; a bar of 1 % lies inside their noise, read P and the interval")

@@ -143,3 +143,18 @@ def _apportion(positions: Ints, shares: NDArray[np.float64]) -> Ints:
 def passes(drawn: Mapping[str, int], tasks: tuple[PlanTask, ...]) -> dict[str, tuple[float, float]]:
     """For each task, how many passes its draws are, and the share of its rows never seen (earlier stages counted)."""
     return {t.name: (drawn[t.name] / t.rows, max(0.0, 1 - (t.first + drawn[t.name]) / t.rows)) for t in tasks}
+
+
+OFTEN, RARELY = 20.0, 0.5
+"""Passes over a task that are many, and the share of its rows never seen that is large: both are worth a warning."""
+
+
+def extremes(drawn: Mapping[str, int], rows: Mapping[str, int], before: Mapping[str, int]) -> list[str]:
+    """What a reader must know of draws: tasks seen very often, and tasks of which most rows are never seen."""
+    told = []
+    for name, draws in drawn.items():
+        if draws / rows[name] > OFTEN:
+            told.append(f"{name}: every row is seen {draws / rows[name]:.1f} times")
+        if (unseen := 1 - (before.get(name, 0) + draws) / rows[name]) > RARELY:
+            told.append(f"{name}: {unseen:.0%} of its rows are never seen")
+    return told
