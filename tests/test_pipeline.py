@@ -10,6 +10,8 @@ from mtcore import events
 from mtcore.bundle import read_bundle
 from mtcore.config import RunConfig, RunFile
 from mtcore.contracts import TaskAdapter
+from mtcore.defaults.samplers import ClassBalanced
+from mtcore.defaults.schedulers import MixtureStage
 from mtcore.errors import ConfigError, ModelError, ResumeMismatch
 from mtcore.evaluation.metrics import Accuracy
 from mtcore.fitting import Fitting
@@ -234,6 +236,29 @@ def test_what_can_be_wrong_before_training_is_found_before_any_reference_is_meas
     with pytest.raises(ConfigError, match=said):
         run(run_file(base_folder, tmp_path, **changes), registry_with(toy_task("a")), seen)
     assert not any(isinstance(e, events.WorkStarted) for e in seen)
+
+
+def test_a_scheduler_that_waits_for_evaluations_is_followed_as_far_as_it_goes(base_folder, tmp_path):
+    class Until(MixtureStage):
+        name = "until"
+
+        def next_stage(self, profiles, done, sampler):
+            if not done:
+                return super().next_stage(profiles, done, sampler)
+            return None if done[-1].evaluations[-1].average >= 0 else super().next_stage(profiles, [], sampler)
+
+    entry = Entry("scheduler", "until", Until, TOYS)
+    use = {"use": "until", "learning_rate": 3e-3, "examples_per_step": 8, "epochs": 1}
+    (outcome,) = run(run_file(base_folder, tmp_path, scheduler=use), registry_with(toy_task("a"), entry))
+    assert len(outcome.groups[0].stages) == 1
+
+
+def test_two_plugins_may_each_have_a_component_of_one_name(base_folder, tmp_path):
+    other = Plugin("others", "others", "2.0", "loaded")
+    twins = [Entry("sampler", "twin", type("Twin", (ClassBalanced,), {"name": "twin"}), owner) for owner in (TOYS, other)]
+    use = {"use": "mixture", "learning_rate": 3e-3, "examples_per_step": 8, "epochs": 1, "sampler": {"use": "others/twin"}}
+    (outcome,) = run(run_file(base_folder, tmp_path, scheduler=use), registry_with(toy_task("a"), *twins))
+    assert outcome.versions["others"] == "2.0"
 
 
 class Stop(Exception):

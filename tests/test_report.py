@@ -370,6 +370,7 @@ def judged(results, *, beside=(), seeds=(1,)):
             evaluation_cost=Cost(),
             bundle=None,
             recipe={},
+            selection_bar=1.0,
         )
         for seed in seeds
     }
@@ -384,7 +385,7 @@ def judged(results, *, beside=(), seeds=(1,)):
         scheduler=MixtureStage(MixtureStage.Config()),
         reference=MethodUse(use="text2text"),
         stages={},
-        components={"method": {"use": "few-shot"}, "scheduler": {"use": "mixture"}, "filter": {"use": "none"}},
+        components={"method": {"use": "defaults/few-shot"}, "scheduler": {"use": "defaults/mixture"}, "filter": {"use": "defaults/none"}},
         warnings=[],
     )
     return judge_variant(

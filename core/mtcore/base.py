@@ -72,10 +72,11 @@ def build_base(corpus: Path, folder: Path, recipe: BaseRecipe, progress: Callabl
         "mtcore": __version__,
     }
     if (folder / "base.json").is_file():  # written last
-        _keep_or_refuse(folder / "base.json", provenance)
+        _keep_or_refuse(folder / "base.json", provenance, folder)
+        shutil.rmtree(work, ignore_errors=True)
         return folder
     work.mkdir(parents=True, exist_ok=True)
-    _keep_or_refuse(work / "base.json", provenance)
+    _keep_or_refuse(work / "base.json", provenance, folder)
     if not (work / "tokenizer.json").exists():
         train_tokenizer(corpus_texts(corpus), recipe.vocabulary, work)
     tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
@@ -128,13 +129,16 @@ def corpus_texts(corpus: Path) -> Iterator[str]:
                     yield text.strip()
 
 
-def _keep_or_refuse(path: Path, provenance: dict[str, object]) -> None:
-    text = json.dumps(provenance, indent=2, ensure_ascii=False)
-    if path.exists() and path.read_text() != text:
-        raise ResumeMismatch(
-            f"{path.parent} holds work from another corpus or recipe. Choose another name, or delete {path.parent.parent}."
-        )
-    path.write_text(text)
+def _keep_or_refuse(path: Path, provenance: dict[str, object], folder: Path) -> None:
+    """Write the provenance, or compare it with what is written; the version of mtcore is told, not compared."""
+    if path.exists():
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if any(known.get(key) != provenance[key] for key in ("corpus", "recipe")):
+            raise ResumeMismatch(
+                f"{folder} is, or is becoming, a base from another corpus or recipe. Choose another name, or delete that folder."
+            )
+        return
+    write_text(path, json.dumps(provenance, indent=2, ensure_ascii=False))
 
 
 def _encode_corpus(corpus: Path, tokenizer: "Tokenizer", eos_id: int, sequence: int) -> list[IdArray]:

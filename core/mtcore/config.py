@@ -27,7 +27,7 @@ class RowLimits(Frozen):
     bad: float = Field(default=0.01, ge=0, lt=1)
     """Share of malformed rows above which a task stops the run."""
     allow_leaks: tuple[str, ...] = ()
-    """Tasks (or patterns) whose validation rows may also be train rows."""
+    """Tasks (or patterns) whose validation and test rows may also be train rows."""
 
 
 class PluginRules(Frozen):

@@ -3,7 +3,7 @@
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,15 +38,20 @@ def read_model(path: Path, model: type[Model]) -> Model:
 
 
 @contextmanager
-def locked(folder: Path, *, wanted: bool = True, wait: bool = False) -> Iterator[None]:
-    """Hold the folder's lock. Raises RunLocked where another process has it, unless told to wait for that one."""
+def locked(folder: Path, *, wanted: bool = True, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold the folder's lock. Where another process has it, call `on_wait` and wait for that one, or raise RunLocked."""
     folder.mkdir(parents=True, exist_ok=True)
     if not wanted:
         yield
         return
     with (folder / "lock").open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            if on_wait is not None:
+                on_wait()
+                fcntl.flock(file, fcntl.LOCK_EX)
+                yield
+                return
             raise RunLocked(f"another process is at work in {folder}; wait for it, stop it, or give the run file another name") from None
         yield

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mtcore.contracts import Method, Stages, Workspace
-from mtcore.evaluation.evaluate import evaluate
+from mtcore.contracts import Judged, Method, Predictor, Stages, Workspace
+from mtcore.evaluation.evaluate import Exam, evaluate
 from mtcore.events import Event
 from mtcore.preparation import PreparedTask
 from mtcore.types import Base, Fitted, Group, Render
@@ -24,6 +24,12 @@ class Fitting:
         from mtcore.training.distributed import wait_for_everyone
 
         wait_for_everyone()
+
+    def evaluate(self, predictor: Predictor, exams: Mapping[str, Exam]) -> Judged:
+        """Evaluate on every process, and go by what the first one found: on decisions all must agree."""
+        from mtcore.training.distributed import agree
+
+        return agree(evaluate(predictor, exams))
 
     def fit(
         self,
@@ -52,7 +58,7 @@ class Fitting:
             base=base,
             accelerator=make_accelerator,
             emit=self.emit,
-            evaluate=lambda predictor: evaluate(predictor, exams),
+            evaluate=lambda predictor: self.evaluate(predictor, exams),
             work=work,
             fingerprint=fingerprint,
             is_main=self.is_main,

@@ -10,7 +10,6 @@ from pathlib import Path
 from mtcore import events, runfolder
 from mtcore.config import RunConfig, RunFile
 from mtcore.data.stages import StageStream
-from mtcore.evaluation.evaluate import evaluate
 from mtcore.evaluation.report import VariantOutcome
 from mtcore.evaluation.tables import comparison, comparison_markdown, markdown
 from mtcore.files import locked, read_model, write_json, write_text
@@ -69,9 +68,10 @@ def measure(prepared: Prepared, registry: Registry, fitting: Fitting) -> tuple[M
     store = ReferenceStore(Path(config.out) / "references", registry, fitting)
     before = {p.parent.name for p in store.folder.glob("*/reference.json")}
     method, scheduler = registry.method(prepared.reference), registry.scheduler(config.reference)
+    described = {"method": registry.describe(prepared.reference), "scheduler": registry.describe(config.reference)}
     measured = {
         (p.name, seed): store.get(
-            Measurement(p.name, prepared.tasks[p.name], p, method, scheduler, prepared.base, seed, config.keep_reference_weights)
+            Measurement(p.name, prepared.tasks[p.name], p, method, scheduler, described, prepared.base, seed, config.keep_reference_weights)
         )
         for seed in config.seeds
         for p in prepared.profiles
@@ -141,7 +141,7 @@ def _fit_group(
     )
     fitting.wait()
     predictor = prepared.method.load(Path(fitted.bundle), renders(tasks))
-    judged = evaluate(predictor, {name: task.exam(task.judged_on) for name, task in tasks.items()})
+    judged = fitting.evaluate(predictor, {name: task.exam(task.judged_on) for name, task in tasks.items()})
     result = GroupResult(
         fingerprint=fingerprint,
         fitted=fitted,

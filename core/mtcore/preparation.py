@@ -1,6 +1,5 @@
 """Prepare: read and check the rows of every task that a configuration names, and describe them as profiles; needs no torch."""
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,10 +14,10 @@ from mtcore.data.checks import DataReport, bag_of_words_answers, check_rows, maj
 from mtcore.data.rows import BadRow, digest, read_task
 from mtcore.data.stages import CompiledStage, StageStream, walk
 from mtcore.errors import ConfigError
-from mtcore.evaluation.evaluate import Exam, statistics
+from mtcore.evaluation.evaluate import Exam, score, statistics
 from mtcore.evaluation.metrics import find_metric
 from mtcore.registry import Entry, Plugin, Registry
-from mtcore.types import Example, Group, MethodUse, TaskData, TaskProfile
+from mtcore.types import Example, Group, MethodUse, TaskData, TaskProfile, Use
 
 Emit = Callable[[events.Event], None]
 
@@ -62,8 +61,8 @@ class PreparedTask:
         majority = statistics(exam, [majority_answer(self.data)] * len(self.judged_on))
         words = bag_of_words_answers(self.data, self.judged_on)
         return Floors(
-            majority=float(self.metric.score(majority.sum(0))),
-            bag_of_words=None if words is None else float(self.metric.score(statistics(exam, words).sum(0))),
+            majority=score(exam, [majority_answer(self.data)] * len(self.judged_on)),
+            bag_of_words=None if words is None else score(exam, words),
             majority_statistics=majority,
         )
 
@@ -124,10 +123,13 @@ class Preparer:
         stages = {g.name: self._stages(g, known, alone if scheduler.alone else scheduler, method, config) for g in groups}
         for profile in known:
             self._reference_stage(profile, alone, config, warnings)
-        components = {
-            kind: {"use": part.name, **json.loads(part.config.model_dump_json())}
-            for kind, part in (("method", method), ("scheduler", scheduler), ("filter", task_filter), ("reference", alone))
+        uses: dict[str, Use] = {
+            "method": config.method,
+            "scheduler": config.scheduler,
+            "filter": config.filter,
+            "reference": config.reference,
         }
+        components = {kind: self.registry.describe(use) for kind, use in uses.items()}
         return Resolved(name, config, method, scheduler, reference, tasks, known, groups, stages, components, warnings)
 
     def _stages(
@@ -142,10 +144,10 @@ class Preparer:
     def _reference_stage(self, profile: TaskProfile, alone: StageScheduler, config: RunConfig, warnings: list[str]) -> None:
         """Compile a reference's stages to see that they can be, and say where its epochs cannot be told apart."""
         for compiled in walk(StageStream(alone, self.registry.sampler, [profile], seed=config.seeds[0], max_steps=None)):
-            if compiled.stage.examples_per_step > profile.train_rows:
+            if compiled.stage.examples_per_step >= 2 * profile.train_rows:
                 size = compiled.stage.examples_per_step
                 warnings.append(
-                    f"{profile.name}: {profile.train_rows} rows are fewer than the {size} of one step: its epochs cannot be told apart"
+                    f"{profile.name}: {profile.train_rows} rows are passed twice within the {size} of one step: its epochs cannot be told apart"
                 )
 
     def _task(self, entry: Entry, config: RunConfig) -> PreparedTask:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 from mtcore import events
 from mtcore.contracts import Method, StageScheduler
 from mtcore.data.stages import StageStream
-from mtcore.evaluation.evaluate import evaluate, statistics
+from mtcore.evaluation.evaluate import statistics
 from mtcore.evaluation.qualify import judge
 from mtcore.files import locked, read_model, write_text
 from mtcore.fitting import Fitting, renders
@@ -43,6 +44,8 @@ class Reference(Frozen):
     evaluation_cost: Cost
     bundle: str | None
     recipe: dict[str, Any]
+    selection_bar: float | None
+    """The best score on validation rows: what checkpoints are chosen against, so that test rows have no part in it."""
     failure: str = ""
     """Why there is no score: the task is then failed, and measured again next time."""
 
@@ -50,11 +53,6 @@ class Reference(Frozen):
     def bar(self) -> float | None:
         """What the shared model is held to; nothing can be qualified against a reference at chance."""
         return None if self.is_at_chance else self.score
-
-    @property
-    def selection_bar(self) -> float | None:
-        """The same on validation rows: what checkpoints are chosen against, so that test rows have no part in it."""
-        return None if self.is_at_chance else max((e.average for e in self.curve), default=self.score)
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,8 @@ class Measurement:
     profile: TaskProfile
     method: Method
     scheduler: StageScheduler
+    described: Mapping[str, Any]
+    """Both with their owners and all their options (`Registry.describe`)."""
     base: Base
     seed: int
     keep_weights: bool
@@ -77,8 +77,7 @@ class Measurement:
             "task": self.task.digest,
             "metric": [self.task.metric.name, self.task.metric.version],
             "base": self.base.digest,
-            "method": [self.method.name, json.loads(self.method.config.model_dump_json())],
-            "scheduler": [self.scheduler.name, json.loads(self.scheduler.config.model_dump_json())],
+            **self.described,
             "seed": self.seed,
         }
 
@@ -96,10 +95,14 @@ class ReferenceStore:
     fitting: Fitting
 
     def get(self, wanted: Measurement) -> Reference:
-        """The reference of one task; interrupted work goes on where it stood, and another run that is measuring it is waited for."""
+        """The reference of one task; interrupted work goes on where it stood.
+
+        Another run that is measuring it is waited for, unless there are several processes: those cannot wait for hours, and RunLocked is raised.
+        """
         folder = self.folder / wanted.key
         path = folder / "reference.json"
-        with locked(folder, wanted=self.fitting.is_main, wait=True):
+        is_one = os.environ.get("WORLD_SIZE", "1") == "1"
+        with locked(folder, wanted=self.fitting.is_main, on_wait=(lambda: self._tell_waiting(wanted.name)) if is_one else None):
             self.fitting.wait()
             known = read_model(path, Reference) if path.is_file() else None
             if known is not None and (not wanted.keep_weights or (known.bundle and Path(known.bundle).is_dir())):
@@ -131,18 +134,24 @@ class ReferenceStore:
             fingerprint=wanted.key,
         )
         self.fitting.wait()
-        judged = evaluate(wanted.method.load(Path(fitted.bundle), renders({name: task})), {name: task.exam(task.judged_on)})
+        judged = self.fitting.evaluate(wanted.method.load(Path(fitted.bundle), renders({name: task})), {name: task.exam(task.judged_on)})
         curve = tuple(e for done in fitted.done for e in done.evaluations)
         # an epoch of rows need not be a whole number of draws between evaluations: a hundredth over is still that epoch
         saturation = max(1, math.ceil(fitted.chosen.epoch - 0.01)) if fitted.chosen else None
         is_cut_short = bool(fitted.chosen and fitted.chosen == curve[-1] and fitted.done[-1].ended == "complete")
-        failure = judged.failures.get(name, "")
+        failure, is_at_chance = judged.failures.get(name, ""), True
+        if not failure:
+            try:
+                is_at_chance = _is_at_chance(task, judged.answers[name], name)
+            except Exception as error:
+                failure = f"the majority answer cannot be scored: {type(error).__name__}: {error}"
+        best = fitted.chosen.average if fitted.chosen else None
         return Reference(
             task=name,
             key=wanted.key,
             seed=wanted.seed,
             score=judged.scores.get(name, 0.0),
-            is_at_chance=bool(failure) or _is_at_chance(task, judged.answers[name], name),
+            is_at_chance=is_at_chance,
             saturation_epoch=saturation,
             resource=resource_of(saturation, is_cut_short),
             is_cut_short=is_cut_short,
@@ -152,8 +161,12 @@ class ReferenceStore:
             evaluation_cost=fitted.evaluation_cost,
             bundle=str(Path(fitted.bundle).resolve()) if wanted.keep_weights else None,
             recipe=wanted.recipe,
+            selection_bar=None if failure or (is_at_chance and not task.data.test) else best,
             failure=failure,
         )
+
+    def _tell_waiting(self, name: str) -> None:
+        self.fitting.emit(events.Warned(name, "another run is measuring its reference; waiting for that one"))
 
     def _ready(self, reference: Reference, source: Any) -> None:
         self.fitting.emit(
@@ -177,7 +190,9 @@ def with_references(profiles: Sequence[TaskProfile], references: Mapping[str, Re
         reference = references[profile.name]
         resource = profile.resource if profile.resource_is_assumed else reference.resource
         known.append(
-            profile.model_copy(update={"bar": reference.bar, "saturation_epoch": reference.saturation_epoch, "resource": resource})
+            profile.model_copy(
+                update={"bar": reference.selection_bar, "saturation_epoch": reference.saturation_epoch, "resource": resource}
+            )
         )
     return known
 

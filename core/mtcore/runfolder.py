@@ -44,14 +44,23 @@ def write_resolved(folder: Path, run: RunFile, variants: Sequence[Prepared], reg
     now = {v.name: v.config.model_dump(mode="json") | {"components": v.components, "base": v.base.digest} for v in variants}
     data = {name: {"rows": task.digest, "licence": task.data.spec.licence} for v in variants for name, task in v.tasks.items()}
     plugins = [asdict(plugin) for plugin in registry.plugins]
-    table = {"run": run.name, "mtcore": version("mtcore"), "variants": {**_resolved(folder), **now}, "tasks": data, "plugins": plugins}
+    before = _read(folder)
+    table = {
+        "run": run.name,
+        "mtcore": version("mtcore"),
+        "variants": {**before.get("variants", {}), **now},
+        "tasks": {**before.get("tasks", {}), **data},
+        "plugins": plugins,
+    }
     write_json(folder / "resolved.json", table)
 
 
 def write_quarantine(folder: Path, variants: Sequence[Prepared]) -> None:
     """Every row that was set aside, with file, line and reason, as lines of JSON."""
-    rows = {json.dumps(asdict(row), ensure_ascii=False): None for v in variants for task in v.tasks.values() for row in task.quarantined}
-    write_text(folder / "quarantine.jsonl", "".join(f"{row}\n" for row in rows))
+    path = folder / "quarantine.jsonl"
+    rows = dict.fromkeys(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [])
+    rows |= {json.dumps(asdict(row), ensure_ascii=False): None for v in variants for task in v.tasks.values() for row in task.quarantined}
+    write_text(path, "".join(f"{row}\n" for row in rows))
 
 
 def drop(folder: Path, variants: Sequence[str]) -> None:
@@ -68,5 +77,9 @@ def reports(folder: Path) -> list[dict[str, Any]]:
 
 
 def _resolved(folder: Path) -> dict[str, dict[str, Any]]:
+    return dict(_read(folder).get("variants", {}))
+
+
+def _read(folder: Path) -> dict[str, Any]:
     path = folder / "resolved.json"
-    return dict(json.loads(path.read_text(encoding="utf-8"))["variants"]) if path.is_file() else {}
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

@@ -173,7 +173,7 @@ class TaskProfile(Frozen):
     resource: Resource = "unknown"
     resource_is_assumed: bool = False
     bar: float | None = None
-    """The reference score."""
+    """The reference's score on validation rows; None while there is none, or it is at chance."""
     saturation_epoch: int | None = None
 
 

@@ -191,4 +191,4 @@ def _verdict_warnings(prepared: Prepared, measured: Measured, results: Mapping[t
     for name, task in prepared.tasks.items():
         if len(task.judged_on) < 1000:
             told.append(f"{name}: {len(task.judged_on)} rows decide; a bar of 1 % lies inside their noise, read P and the interval")
-    return told
+    return list(dict.fromkeys(told))

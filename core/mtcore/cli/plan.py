@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from mtcore.cli.common import json_option, load_registry, print_json, print_table, read_run, run_options
-from mtcore.errors import ConfigError
+from mtcore.errors import ConfigError, MtcoreError
 from mtcore.planning import plan_run, write_order
 from mtcore.preparation import Preparer
 
@@ -39,7 +39,11 @@ def plan(run: Path | None, settings: Sequence[str], chosen: Sequence[str], order
     if as_json:
         tables = {name: p.as_json() for name, p in plans.items()}
         if len(tables) > 1 and file.own is not None:
-            print_json({**plan_run(file.own, registry, preparer).as_json(), "variants": tables})
+            try:
+                own = plan_run(file.own, registry, preparer).as_json()
+            except MtcoreError as error:  # only the variants need to make sense
+                own = {"groups": [], "warnings": [f"what stands above the variants is no run of its own: {error}"]}
+            print_json({**own, "variants": tables})
         else:
             print_json(next(iter(tables.values())))
         return

@@ -68,7 +68,7 @@ def show(outcome: VariantOutcome) -> None:
     shared = (
         "; ".join(f"the {group} model for {', '.join(tasks)}" for group, tasks in outcome.deployment.shared.items()) or "no shared model"
     )
-    unready = f" (not ready, at chance alone: {', '.join(outcome.deployment.not_ready)})" if outcome.deployment.not_ready else ""
+    unready = f" (not ready, at chance or failed alone: {', '.join(outcome.deployment.not_ready)})" if outcome.deployment.not_ready else ""
     single = f"; a model of their own for {', '.join(outcome.deployment.single)}" if outcome.deployment.single else ""
     paper = "–" if outcome.overhead is None else f"{100 * outcome.overhead:.1f} %"
     click.echo(

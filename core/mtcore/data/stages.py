@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from mtcore.contracts import Sampler, SamplerFactory, StageScheduler
 from mtcore.data.mixture import MixturePlan, PlanTask
-from mtcore.errors import ConfigError, RunError
+from mtcore.errors import ConfigError, MtcoreError, RunError
 from mtcore.types import Ledger, Mixture, Stage, StageDone, TaskProfile
 
 
@@ -89,16 +89,27 @@ class StageStream:
         return mixture
 
 
-MOST_STAGES = 1000
+MOST_STAGES = 50
 
 
 def walk(stream: StageStream) -> list[CompiledStage]:
-    """Every stage that can be told before any of them has run; open ones are taken as passed. Raises ConfigError where there is no end."""
+    """The stages that can be told before any of them has run, open ones taken as passed.
+
+    Raises what is wrong with them. A scheduler that decides by evaluations cannot be followed beyond its first stage: there the walk ends.
+    """
     done: list[StageDone] = []
     stages: list[CompiledStage] = []
-    while (compiled := stream.next(done, Ledger())) is not None:
-        if len(stages) == MOST_STAGES:
-            raise ConfigError(f"the scheduler still wants stages after {MOST_STAGES} of them; does it wait for evaluations?")
+    while len(stages) < MOST_STAGES:
+        try:
+            compiled = stream.next(done, Ledger())
+        except MtcoreError:
+            raise
+        except Exception:
+            if not stages:
+                raise
+            break
+        if compiled is None:
+            break
         stages.append(compiled)
         done.append(
             StageDone(

@@ -61,8 +61,7 @@ class Text2Text(Method):
         require_code(bundle, {name: task.code for name, task in manifest.tasks.items()}, renders)
         specs = {name: task.spec for name, task in manifest.tasks.items()}
         encoder = self.encoder(find_base(str(bundle), bundle.parent))
-        dtype = "bfloat16" if self.config.precision == "bf16" else "float32"
-        return predictor(load_model(bundle, dtype=dtype, to_device=True), encoder, specs, renders, self.config)
+        return predictor(load_model(bundle, to_device=True), encoder, specs, renders, self.config)
 
     def encoder(self, base: Base) -> TextEncoder:
         return TextEncoder(base.folder / "tokenizer.json", base.eos_id, min(self.config.max_length, base.context))
@@ -84,5 +83,6 @@ def require_code(bundle: Path, codes: Mapping[str, str], renders: Mapping[str, R
     """A prompt written by code can only be asked through the same code."""
     if needed := {name: code for name, code in codes.items() if code and name not in renders}:
         raise ModelError(
-            f"{bundle}: the prompts of {', '.join(needed)} are written by code of {', '.join(sorted(set(needed.values())))}; install just that"
+            f"{bundle}: the prompts of {', '.join(needed)} are written by code of {', '.join(sorted(set(needed.values())))}; "
+            "it must be installed and loaded in just that version"
         )

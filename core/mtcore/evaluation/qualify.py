@@ -42,7 +42,7 @@ def judge(metric: Metric, reference: Sequence[Array], shared: Sequence[Array], m
     reference_score, score = _mean_score(metric, reference), _mean_score(metric, shared)
     seeds_B = _resampled_seeds(len(reference), key("bootstrap seeds", name))
     reference_B, shared_B = (_over_seeds(metric, side, counts, seeds_B) for side in (reference, shared))
-    # a resample on which a metric is no number speaks for nobody
+    # a resample on which a metric is no number does not speak for the reference
     above_B = np.nan_to_num(reference_B - metric.score(counts @ majority), nan=0.0)
     at_chance = bool(np.quantile(above_B, 0.025) <= 0)
     has_ratio = reference_score > 0

@@ -1,13 +1,15 @@
 """Processes: one accelerator, built one way, and checked to be what was asked for."""
 
 import os
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, broadcast_object_list
 
 from mtcore.errors import RunError
 
+Value = TypeVar("Value")
 KNOWN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
@@ -21,6 +23,8 @@ def make_accelerator(precision: str = "fp32") -> Accelerator:
     try:
         accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", cpu=not torch.cuda.is_available())
     except ValueError as error:
+        if "mixed_precision" not in str(error):
+            raise RunError(f"no accelerator can be made: {error}") from None
         raise RunError(
             f"one process cannot train in two precisions: {error}. Put variants of another precision into a run file of their own."
         ) from None
@@ -37,3 +41,12 @@ def make_accelerator(precision: str = "fp32") -> Accelerator:
 def wait_for_everyone() -> None:
     """Return when every process of the run is here."""
     PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()
+
+
+def agree(value: Value) -> Value:
+    """What the first process has, on all of them."""
+    wait_for_everyone()
+    values = [value]
+    if PartialState().num_processes > 1:
+        broadcast_object_list(values)
+    return values[0]
