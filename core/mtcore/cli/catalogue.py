@@ -52,10 +52,10 @@ def tasks(count: bool, as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    lines = [["task", "distribution", "output", "input", "labels", "metric", "train rows", "validation rows", "status"]]
+    lines = [["task", "output", "input", "labels", "metric", "train", "validation", "status"]]
     for row in rows:
         counts = ["–" if row[key] is None else f"{row[key]:,}" for key in ("train_rows", "validation_rows")]
-        kinds = [row[key] for key in ("name", "distribution", "output", "input")]
+        kinds = [row[key] for key in ("name", "output", "input")]
         lines.append([*kinds, str(len(row["labels"]) or "–"), row["metric"], *counts, row["status"]])
     print_table(lines)
     for plugin in registry.plugins:

@@ -52,8 +52,12 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, indent=2))
 
 
+LONG = 30
+"""Characters; a longer cell is text, and may be folded."""
+
+
 def print_table(lines: Sequence[Sequence[str]], *, title: str = "") -> None:
-    """Print a header and lines as a table that fits the terminal; whole words, no wrapping of numbers."""
+    """Print a header and lines as a table that fits the terminal; only columns of long texts are folded."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -61,11 +65,18 @@ def print_table(lines: Sequence[Sequence[str]], *, title: str = "") -> None:
 
     table = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(lines[0]):
-        is_number = all(_is_number(line[number]) for line in lines[1:])
-        table.add_column(name, justify="right" if is_number else "left", overflow="fold", no_wrap=is_number)
+        cells = [line[number] for line in lines]
+        widest = max(map(len, cells))
+        is_number, is_short = all(_is_number(cell) for cell in cells[1:]), widest <= LONG
+        table.add_column(
+            name, justify="right" if is_number else "left", overflow="fold", no_wrap=is_short, min_width=widest if is_short else None
+        )
     for line in lines[1:]:
         table.add_row(*[Text(cell) for cell in line])
-    Console(width=None if os.isatty(1) else 200).print(table)
+    console = Console(width=None if os.isatty(1) else 200)
+    # rather a line that the terminal breaks than a number that is cut
+    console.width = max(console.width, Console(width=1000).measure(table).minimum)
+    console.print(table)
 
 
 def _is_number(cell: str) -> bool:

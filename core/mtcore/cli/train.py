@@ -59,8 +59,9 @@ def train(run: Path | None, settings: Sequence[str], chosen: Sequence[str], rest
 
 def show(outcome: VariantOutcome) -> None:
     """Print one variant's verdicts, deployment and cost."""
-    table = task_table(outcome)
-    print_table([[*line[1:]] for line in table] if len(outcome.groups) == 1 else table, title=f"{outcome.run} {outcome.variant}".strip())
+    print_table(
+        _compact(task_table(outcome), with_group=len(outcome.groups) > 1 and not outcome.is_alone), title=f"{outcome.run} {outcome.variant}"
+    )
     for group in outcome.groups:
         click.echo(
             f"group {group.name}: {len(group.qualified)} of {len(group.tasks)} qualified, average {100 * group.average:.2f} — {group.reason}"
@@ -77,3 +78,24 @@ def show(outcome: VariantOutcome) -> None:
     print_table(cost_table(outcome), title="cost")
     for warning in gathered(outcome):
         click.echo(f"warning: {warning}", err=True)
+
+
+def _compact(table: Sequence[Sequence[str]], *, with_group: bool) -> list[list[str]]:
+    """The columns that decide, short enough for a terminal; the report has the others."""
+    kept = ["group"] * with_group + [
+        "task",
+        "reference",
+        "score",
+        "ratio",
+        "qualified",
+        "P",
+        "95 % of ratio",
+        "majority",
+        "bag of words",
+        "saturates",
+        "resource",
+    ]
+    short = {"bag of words": "words", "saturates": "epoch", "95 % of ratio": "95 %"}
+    header = list(table[0])
+    columns = [header.index(name) for name in kept]
+    return [[short.get(name, name) for name in kept]] + [[line[c].removeprefix("epoch ") for c in columns] for line in table[1:]]
