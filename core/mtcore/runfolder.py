@@ -14,8 +14,8 @@ from mtcore.files import write_json, write_text
 from mtcore.registry import Registry
 from mtcore.verdicts import Prepared
 
-FREE_TO_CHANGE = ("observers", "out", "keep_reference_weights")
-"""Keys that change no result: a run may be resumed with others."""
+FREE_TO_CHANGE = ("observers", "out", "data", "keep_reference_weights")
+"""Keys that change no result: a run may be resumed with others. Rows are known by their content, wherever they lie."""
 
 
 def is_begun(folder: Path) -> bool:
