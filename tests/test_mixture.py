@@ -100,17 +100,6 @@ def test_a_later_stage_goes_on_where_an_earlier_one_left_a_tasks_rows():
     assert (together == row_order(1, "a", 100, np.arange(len(together)))).all()
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3, 4])
-def test_processes_take_slices_of_one_order(processes):
-    plan, step = make_plan({"a": 100, "b": 50}, draws=600), 24
-    merged = []
-    for start in range(0, 600, step):
-        window = np.stack(plan.window(start, start + step))
-        parts = {rank: list(window[:, rank::processes].T) for rank in range(processes)}
-        merged += [parts[i % processes].pop(0) for i in range(step)]
-    assert (np.stack(plan.window(0, 600)) == np.array(merged).T).all()
-
-
 def test_one_task_a_step_means_that_every_step_is_of_one_task():
     plan = make_plan({"a": 100, "b": 50}, draws=320, unit=16)
     assert all(len(set(plan.window(s, s + 16).task)) == 1 for s in range(0, 320, 16))

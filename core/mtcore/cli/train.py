@@ -82,20 +82,9 @@ def show(outcome: VariantOutcome) -> None:
 
 def _compact(table: Sequence[Sequence[str]], *, with_group: bool) -> list[list[str]]:
     """The columns that decide, short enough for a terminal; the report has the others."""
-    kept = ["group"] * with_group + [
-        "task",
-        "reference",
-        "score",
-        "ratio",
-        "qualified",
-        "P",
-        "95 % of ratio",
-        "majority",
-        "bag of words",
-        "saturates",
-        "resource",
-    ]
+    left_out = {"metric"} if with_group else {"metric", "group"}
+    columns = [number for number, name in enumerate(table[0]) if name not in left_out]
     short = {"bag of words": "words", "saturates": "epoch", "95 % of ratio": "95 %"}
-    header = list(table[0])
-    columns = [header.index(name) for name in kept]
-    return [[short.get(name, name) for name in kept]] + [[line[c].removeprefix("epoch ") for c in columns] for line in table[1:]]
+    return [[short.get(table[0][c], table[0][c]) for c in columns]] + [
+        [line[c].removeprefix("epoch ") for c in columns] for line in table[1:]
+    ]

@@ -50,8 +50,8 @@ def digest_folder(folder: Path) -> str:
     return total.hexdigest()
 
 
-def load_model(folder: Path, *, dtype: str = "float32", to_device: bool = False) -> "PreTrainedModel":
-    """Load a causal language model; safetensors only, no code from the folder, sdpa attention.
+def load_model(folder: Path, *, to_device: bool = False) -> "PreTrainedModel":
+    """Load a causal language model in fp32; safetensors only, no code from the folder, sdpa attention.
 
     For inference `to_device` moves it to this process's GPU, where there is one; training leaves that to accelerate.
     """
@@ -63,7 +63,7 @@ def load_model(folder: Path, *, dtype: str = "float32", to_device: bool = False)
 
     logging.disable_progress_bar()  # progress is told by observers
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, dtype), attn_implementation="sdpa", use_safetensors=True, local_files_only=True
+        folder, dtype=torch.float32, attn_implementation="sdpa", use_safetensors=True, local_files_only=True
     )
     model.config.use_cache = False
     # a base's own defaults (penalties, sampling) would change what greedy decoding answers
