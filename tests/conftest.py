@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from mtcore.testing import toy_base
 from mtcore.types import TaskSpec
 
 # toys are too small to be worth a second thread, and two test processes on two cores would fight over them
@@ -20,19 +21,11 @@ settings.register_profile("build", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("build")
 
-CORPUS = ["今天天气很好，我们去公园散步。", "这家酒店的服务态度不错，房间也很干净。", "The quick brown fox jumps over the lazy dog."] * 20
-
 
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Qwen2-architecture base with random weights and a byte-level tokenizer of 400 tokens."""
-    from mtcore.modeling.tiny import new_decoder, train_tokenizer
-
-    folder = tmp_path_factory.mktemp("bases") / "toy"
-    folder.mkdir()
-    train_tokenizer(CORPUS, 400, folder)
-    new_decoder(vocabulary=400, width=32, layers=2, heads=2, context=256, eos_id=0, seed=3).save_pretrained(folder)
-    return folder
+    return toy_base(tmp_path_factory.mktemp("bases") / "toy", context=256)
 
 
 def make_spec(**changes: Any) -> TaskSpec:

@@ -274,6 +274,13 @@ def test_data_in_a_run_file_is_relative_to_the_file(tmp_path):
     assert variants(tmp_path, "[variants.a]\ndata = 'rows'")["a"].data == str(tmp_path / "rows")
 
 
+def test_a_model_that_begins_with_a_dot_is_relative_to_the_file_and_no_other_is(tmp_path):
+    for model, read in (("../base", str(tmp_path / ".." / "base")), ("Qwen/Qwen2-7B", "Qwen/Qwen2-7B"), ("tiny", "tiny")):
+        path = tmp_path / "run.toml"
+        path.write_text(f'model = "{model}"\n')
+        assert load_run(path).variants[""].model == read
+
+
 def test_data_set_on_the_command_line_is_relative_to_where_it_is_typed(tmp_path):
     assert only(run_file(tmp_path, "data = 'rows'"), settings=["data=mine"]).data == "mine"
     assert only(settings=["data=mine"]).data == "mine"

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 import sys
 from typing import get_args
 
@@ -548,7 +549,19 @@ def test_progress_says_everything_in_plain_lines_where_stderr_is_no_terminal(tmp
         assert line in said.err.splitlines()
     (step,) = [line for line in said.err.splitlines() if "loss" in line]
     assert step.startswith("  ours/classification: mixture step 1 of 10, loss inf, 2,000 tokens/s, ")
-    assert step.endswith(" left")
+    assert re.search(r" left; the run: about \d+s$", step)
+
+
+def test_the_time_that_a_run_will_take_counts_all_work_ahead(tmp_path, capsys):
+    progress = Progress(Progress.Config(every=0.0))
+    progress.on_event(events.WorkAhead({"reference a": 10, "reference b": 10, "run/all": 100_000_000}), tmp_path)
+    progress.on_event(events.WorkStarted("reference a", 10, 0), tmp_path)
+    progress.on_event(events.Stepped("reference a", "single-task", 1, 10, 0.5, 1e-3, 10, 0.1), tmp_path)
+    assert re.search(r"the run: about \d+(h|m)", capsys.readouterr().err)
+    progress.on_event(events.WorkStarted("run/all", 1, 0), tmp_path)
+    progress.on_event(events.WorkStarted("reference b", 10, 0), tmp_path)
+    progress.on_event(events.Stepped("reference b", "single-task", 10, 10, 0.5, 1e-3, 10, 0.1), tmp_path)
+    assert "the run: about 0s" in capsys.readouterr().err
 
 
 def test_steps_are_told_from_time_to_time_and_not_each(tmp_path, capsys):

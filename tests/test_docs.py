@@ -1,6 +1,7 @@
 """The documentation says what the code does."""
 
 import ast
+import inspect
 import re
 import tomllib
 from pathlib import Path
@@ -14,6 +15,12 @@ from mtcore.plugins import load_plugins
 ROOT = Path(__file__).parent.parent
 MODULES = [
     p for folder in ("core/mtcore", "plugins", "contrib_tasks") for p in sorted((ROOT / folder).rglob("*.py")) if "tests" not in p.parts
+]
+PAGES = [
+    ROOT / "README.md",
+    *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("plugins/*/*.md")),
+    *sorted(ROOT.glob("contrib_tasks/*/*.md")),
 ]
 
 
@@ -36,14 +43,15 @@ def test_a_modules_first_line_is_one_sentence(path):
     assert re.fullmatch(r".{20,160}[.:]", first_line(path)), f"{shown(path)}: {first_line(path)!r}"
 
 
-def test_the_hook_page_names_every_hook_and_every_method_of_its_contract():
+def test_the_hook_page_names_every_hook_and_every_method_of_its_contract_with_its_arguments():
     text = (ROOT / "docs/hooks.md").read_text(encoding="utf-8")
     hooks = [name for name in vars(hookspecs) if name.startswith("register_")]
     assert re.findall(r"^\| `(register_\w+)`", text, re.M) == hooks
     for line in re.findall(r"^\| `register_.*$", text, re.M):
         name = re.search(r"`(\w+)`: ", line).group(1)
         for method in getattr(contracts, name).__abstractmethods__:
-            assert f"`{method}(" in line, f"{name}.{method} is not in the line of its hook"
+            _, *arguments = inspect.signature(getattr(getattr(contracts, name), method)).parameters
+            assert f"`{method}({', '.join(arguments)})`" in line, f"{name}.{method} is not in the line of its hook as it is"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs/runs").glob("*.toml")), ids=lambda p: p.stem)
@@ -77,9 +85,16 @@ def test_every_run_file_that_the_docs_name_is_there():
     assert all((ROOT / name).is_file() for name in named), named
 
 
-def test_every_link_of_the_readme_leads_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_link_of_a_page_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+        assert re.match("https?://", target) or (page.parent / target).exists(), target
+
+
+def test_the_front_page_of_the_site_leads_to_every_page():
+    tables = re.findall(r"^```{toctree}\n(.*?)^```$", (ROOT / "docs/index.md").read_text(encoding="utf-8"), re.M | re.S)
+    listed = [line for table in tables for line in table.splitlines() if line and not line.startswith(":")]
+    assert sorted([*listed, "index"]) == sorted(page.stem for page in ROOT.glob("docs/*.md"))
 
 
 def test_a_plugin_in_the_repository_ships_a_readme_tests_and_a_licence():

@@ -80,6 +80,13 @@ def test_a_window_is_a_slice_of_the_whole(start, length):
         assert (np.stack(plan.window(start, start + length)) == whole[:, start : start + length]).all()
 
 
+def test_a_window_is_the_callers_own():
+    plan = MixturePlan(1, 0, (PlanTask("a", 5, 1.0),), 100)
+    before = plan.window(0, 10).row.copy()
+    plan.window(0, 10).row[:] = -1
+    assert (plan.window(0, 10).row == before).all()
+
+
 def test_blocks_are_the_whole_plan():
     plan = make_plan({"a": 700, "b": 3000}, draws=2 * BLOCK + 5)
     assert (np.concatenate([w.row for w in plan.blocks()]) == plan.window(0, plan.draws).row).all()

@@ -353,7 +353,7 @@ def judged(results, *, beside=(), seeds=(1,)):
     rows = tuple(Example({"text": f"row {i}"}, answer) for i, answer in enumerate(GOLD))
     data = TaskData("toys/a", SPEC, train=rows, validation=rows)
     plugin = Plugin("toys", "toys", "1.0", "loaded")
-    task = PreparedTask(data, plugin, Accuracy(), {m.name: m() for m in beside}, DataReport(0, 0, 0, 0, None), (), "digest")
+    task = PreparedTask(data, plugin, Accuracy(), {m.name: m() for m in beside}, DataReport(0, 0, 0, 0, None), ())
     references = {
         ("toys/a", seed): Reference(
             task="toys/a",

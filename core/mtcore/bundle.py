@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from mtcore import __version__
 from mtcore.errors import ModelError
-from mtcore.types import Frozen, TaskSpec
+from mtcore.types import Frozen, TaskData, TaskSpec
 
 MANIFEST = "mtcore.json"
 
@@ -21,6 +21,12 @@ class BundledTask(Frozen):
     spec: TaskSpec
     code: str = ""
     """Plugin and version whose code renders the prompt; empty where the spec does."""
+    digest: str = ""
+    """Names the spec and rows that it was learned from (`TaskData.digest`); empty where the method does not say."""
+
+
+def bundled(task: TaskData) -> BundledTask:
+    return BundledTask(spec=task.spec, code=task.plugin if task.render else "", digest=task.digest)
 
 
 class BundleManifest(Frozen):

@@ -1,6 +1,7 @@
 """The run file: strict and short. It names components; what their options mean is theirs to say."""
 
 import difflib
+import glob
 import json
 import re
 import tomllib
@@ -34,27 +35,34 @@ class PluginRules(Frozen):
     """Which plugins may be loaded, by plugin or distribution name."""
 
     allow: tuple[str, ...] | None = None
+    """Only these; where absent, all that are not denied."""
     deny: tuple[str, ...] = ()
+    """None of these."""
 
 
 class RunConfig(Frozen):
     """One run, fully stated."""
 
     model: str = "tiny"
-    """A Hub id, a local folder, or a base that `mtcore base` built."""
+    """A Hub id, a local folder (one that begins with a dot is relative to the run file), or a base that `mtcore base` built."""
     tasks: tuple[str, ...] = ("*",)
-    """Task names or patterns: `clue/tnews`, `clue/*`."""
+    """Task names or patterns: `clue/tnews`, `clue/*`; files that declare tasks: `tasks/refund.toml`, `tasks/*.toml`."""
     data: str | None = None
     """Folder with local rows; MTCORE_DATA where absent."""
     out: str = "runs"
     """Where run folders, references and bases are kept."""
     filter: FilterUse = FilterUse(use="output-kind")
+    """Which tasks may share one model: it splits them into groups."""
     method: MethodUse = MethodUse(use="text2text")
+    """How a model is made for a group."""
     scheduler: SchedulerUse = SchedulerUse(use="two-stage")
+    """Which stages a group is trained in, and how each of them draws its tasks."""
     reference: SchedulerUse = SchedulerUse(use="single-task")
     """How long, and at what rate, each task is trained alone."""
     observers: tuple[ObserverUse, ...] = (ObserverUse(use="progress"), ObserverUse(use="events"))
+    """Who is told what happens."""
     seeds: tuple[int, ...] = Field(default=(1,), min_length=1)
+    """Every variant, references included, is trained under each of them."""
     max_steps: int | None = Field(default=None, gt=0)
     """Cap on optimizer steps over all stages of a group; references are exempt."""
     keep_reference_weights: bool = False
@@ -62,7 +70,9 @@ class RunConfig(Frozen):
     resource: dict[str, Literal["high", "low"]] = {}
     """Assume tasks to be high- or low-resource instead of measuring it."""
     rows: RowLimits = RowLimits()
+    """Which rows are used, and what is tolerated in them."""
     plugins: PluginRules = PluginRules()
+    """Which plugins may be loaded."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +110,17 @@ def load_run(path: Path | None, *, settings: Sequence[str] = (), data: str | Non
             raise ConfigError(f"{where} [variants.{name}]: {', '.join(shared)} hold for the whole run and stand above the variants")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
             raise ConfigError(f"{where}: variant {name!r} names a folder: use letters, digits, '-', '_' and '.'")
-    changes = [_parse_setting(setting) for setting in settings]
+    changes = [parse_setting(setting) for setting in settings]
     configs: dict[str, RunConfig] = {}
     table = merge(RunConfig().model_dump(mode="json"), table)
     for name, override in {"": {}, **variants}.items():
         merged = merge(table, override)
         if path is not None and isinstance(merged["data"], str):
             merged["data"] = str(path.parent / merged["data"])
+        if path is not None and str(merged["model"]).startswith("."):
+            merged["model"] = str(path.parent / merged["model"])
+        if path is not None and isinstance(merged["tasks"], list):
+            merged["tasks"] = [_beside(path, task) if is_task_file(task) else task for task in merged["tasks"]]
         for change in changes:
             merged = merge(merged, change)
         if merged["data"] is None:
@@ -114,6 +128,21 @@ def load_run(path: Path | None, *, settings: Sequence[str] = (), data: str | Non
         configs[name] = validate(RunConfig, merged, f"{where}{f' [variants.{name}]' if name else ''}")
     own = configs[""] if not variants else configs.pop("")
     return RunFile(name=path.stem if path else "run", variants=configs, own=own)
+
+
+def is_task_file(task: object) -> bool:
+    """Whether an entry of `tasks` names a file that declares a task, or a pattern of such files."""
+    return isinstance(task, str) and task.endswith(".toml")
+
+
+def is_pattern(name: str) -> bool:
+    return any(c in name for c in "*?[")
+
+
+def _beside(run: Path, task: str) -> str:
+    """A path or pattern of paths that is relative to the run file."""
+    # the folder's own name may hold signs that mean something in a pattern
+    return str(Path(glob.escape(str(run.parent)) if is_pattern(task) else run.parent) / task)
 
 
 def merge(table: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,8 +182,10 @@ def validate(model: type[Model], table: Mapping[str, Any], where: str) -> Model:
 def _describe(model: type[BaseModel], problem: Any) -> str:
     path = ".".join(str(part) for part in problem["loc"])
     if problem["type"] != "extra_forbidden":
-        given = f" (given: {problem['input']!r})" if problem["type"] != "missing" else ""
-        return f"{path}: {problem['msg'].removeprefix('Value error, ')}{given}"
+        message = problem["msg"].removeprefix("Value error, ")
+        # what is wrong with the whole is not made clearer by showing the whole
+        given = f" (given: {problem['input']!r})" if path and problem["type"] != "missing" else ""
+        return f"{path}: {message}{given}" if path else message
     owner: Any = model
     for part in problem["loc"][:-1]:
         field = getattr(owner, "model_fields", {}).get(part)
@@ -169,7 +200,8 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {' or '.join(repr(c) for c in close)}?" if close else "."
 
 
-def _parse_setting(setting: str) -> dict[str, Any]:
+def parse_setting(setting: str) -> dict[str, Any]:
+    """`key.path=value`, the value as in TOML or else as text, as nested tables."""
     key, found, text = setting.partition("=")
     if not found or not all(key.split(".")):
         raise ConfigError(f"--set {setting!r}: write key=value, as in --set scheduler.stage2.tau=3.33")

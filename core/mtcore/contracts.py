@@ -209,6 +209,8 @@ class Method(Component, ABC):
 
     uses_stages: ClassVar[bool] = True
     """False where there is nothing to schedule: `stages` is then not walked, nor shown by `mtcore plan`."""
+    update_keeps: ClassVar[frozenset[str] | None] = None
+    """Options that a bundle must share with the run that updates it; None where this method goes on from no bundle."""
 
     @property
     def reference(self) -> MethodUse | None:
@@ -221,7 +223,7 @@ class Method(Component, ABC):
 
     @abstractmethod
     def fit(self, group: Group, stages: Stages, workspace: Workspace, update: Path | None = None) -> Fitted:
-        """Train one model for the group and leave it as a bundle in `workspace.bundle`; `update` names a bundle to go on from."""
+        """Train one model for the group and leave it as a bundle in `workspace.bundle`; `update` is a bundle to start from in the base's place."""
 
     @abstractmethod
     def load(self, bundle: Path, renders: Mapping[str, Render]) -> Predictor:

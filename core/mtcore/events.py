@@ -36,6 +36,13 @@ class Grouped:
 
 
 @dataclass(frozen=True)
+class WorkAhead:
+    """Optimizer steps of all work of a variant, at most; variants share their references."""
+
+    steps: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class WorkStarted:
     """A span of work whose length in optimizer steps is known from here on."""
 
@@ -108,6 +115,7 @@ Event = (
     | RowsRead
     | Warned
     | Grouped
+    | WorkAhead
     | WorkStarted
     | StageStarted
     | Stepped

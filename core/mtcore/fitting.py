@@ -45,8 +45,9 @@ class Fitting:
         work: str,
         fingerprint: str,
         bars: Mapping[str, float | None] | None = None,
+        update: Path | None = None,
     ) -> Fitted:
-        """Fit one group. Checkpoints are chosen on validation rows, against the bars where there are any."""
+        """Fit one group, from the base or from the bundle `update`; checkpoints are chosen on validation rows, against bars where there are any."""
         from mtcore.training.distributed import make_accelerator
 
         exams = {name: task.exam(task.data.validation, (bars or {}).get(name)) for name, task in tasks.items()}
@@ -64,7 +65,7 @@ class Fitting:
             is_main=self.is_main,
         )
         folder.mkdir(parents=True, exist_ok=True)
-        return method.fit(group, stages, workspace)
+        return method.fit(group, stages, workspace, update)
 
 
 def renders(tasks: Mapping[str, PreparedTask]) -> dict[str, Render]:

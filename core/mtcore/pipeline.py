@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from mtcore import events, runfolder
 from mtcore.config import RunConfig, RunFile
@@ -15,7 +16,7 @@ from mtcore.evaluation.tables import comparison, comparison_markdown, markdown
 from mtcore.files import locked, read_model, write_json, write_text
 from mtcore.fitting import Fitting, renders
 from mtcore.modeling.load import find_base
-from mtcore.preparation import Emit, Preparer
+from mtcore.preparation import Emit, Preparer, group_work
 from mtcore.references import Measurement, Reference, ReferenceStore, with_references
 from mtcore.registry import Registry
 from mtcore.types import Cost, Group, Ledger, TaskProfile
@@ -25,19 +26,7 @@ from mtcore.verdicts import GroupResult, Measured, Prepared, judge_variant
 def train(run: RunFile, registry: Registry, fitting: Fitting, folder: Path, *, restart: bool = False) -> list[VariantOutcome]:
     """Do everything that the run file asks for and is not yet done; the same call resumes. `restart` drops its variants' earlier work."""
     with locked(folder, wanted=fitting.is_main):
-        resumed = runfolder.is_begun(folder) and not restart
-        if not restart:
-            runfolder.refuse_changes(folder, run)
-        fitting.emit(events.RunStarted(run.name, list(run.variants), next(iter(run.variants.values())).seeds, resumed))
-        preparer = Preparer(registry, fitting.emit)
-        variants = [prepare(name, config, preparer, fitting.emit) for name, config in run.variants.items()]
-        fitting.wait()
-        if fitting.is_main:
-            if restart:
-                runfolder.drop(folder, list(run.variants))
-            runfolder.write_resolved(folder, run, variants, registry)
-            runfolder.write_quarantine(folder, variants)
-        fitting.wait()
+        variants = begin(run, Preparer(registry, fitting.emit), fitting, folder, restart=restart)
         outcomes = []
         for prepared in variants:
             measured, reused = measure(prepared, registry, fitting)
@@ -49,34 +38,67 @@ def train(run: RunFile, registry: Registry, fitting: Fitting, folder: Path, *, r
         return outcomes
 
 
+def begin(run: RunFile, preparer: Preparer, fitting: Fitting, folder: Path, *, restart: bool) -> list[Prepared]:
+    """Prepare all variants and write down what they resolved to; a run that means something else than the folder says is refused."""
+    resumed = runfolder.is_begun(folder) and not restart
+    if not restart:
+        runfolder.refuse_changes(folder, run)
+    fitting.emit(events.RunStarted(run.name, list(run.variants), next(iter(run.variants.values())).seeds, resumed))
+    variants = [prepare(name, config, preparer, fitting.emit) for name, config in run.variants.items()]
+    fitting.wait()
+    if fitting.is_main:
+        if restart:
+            runfolder.drop(folder, list(run.variants))
+        runfolder.write_resolved(folder, run, variants, preparer.registry)
+        runfolder.write_quarantine(folder, variants)
+    fitting.wait()
+    return variants
+
+
 def prepare(name: str, config: RunConfig, preparer: Preparer, emit: Emit) -> Prepared:
     """Resolve a variant and find its base; everything that can be wrong before training is found here."""
     resolved = preparer.resolve(name, config)
     base = find_base(config.model, Path(config.out) / "bases")
+    if resolved.update is not None:
+        resolved.update.live.require_base(base)
     warnings = list(resolved.warnings)
     for task, preview in resolved.method.preview({n: t.data for n, t in resolved.tasks.items()}, base).items():
         for text in preview.warnings:
             warnings.append(f"{task}: {text}")
             emit(events.Warned(task, text))
     emit(events.Grouped(name, resolved.groups))
+    emit(events.WorkAhead(resolved.ahead))
     return Prepared(**{**vars(resolved), "warnings": warnings}, base=base)
 
 
 def measure(prepared: Prepared, registry: Registry, fitting: Fitting) -> tuple[Measured, int]:
     """The reference of every task under every seed, and how many of them were already there."""
+    store = ReferenceStore(Path(prepared.config.out) / "references", registry, fitting)
+    wanted = measurements(prepared, registry)
+    reused = sum(store.has(measurement) for measurement in wanted.values())
+    return {key: store.get(measurement) for key, measurement in wanted.items()}, reused
+
+
+def measurements(prepared: Prepared, registry: Registry) -> dict[tuple[str, int], Measurement]:
+    """How every task is measured alone, from the base, under every seed."""
     config = prepared.config
-    store = ReferenceStore(Path(config.out) / "references", registry, fitting)
-    before = {p.parent.name for p in store.folder.glob("*/reference.json")}
     method, scheduler = registry.method(prepared.reference), registry.scheduler(config.reference)
     described = {"method": registry.describe(prepared.reference), "scheduler": registry.describe(config.reference)}
-    measured = {
-        (p.name, seed): store.get(
-            Measurement(p.name, prepared.tasks[p.name], p, method, scheduler, described, prepared.base, seed, config.keep_reference_weights)
+    return {
+        (p.name, seed): Measurement(
+            p.name,
+            prepared.tasks[p.name],
+            p.model_copy(update={"is_taught": False}),
+            method,
+            scheduler,
+            described,
+            prepared.base,
+            seed,
+            config.keep_reference_weights,
         )
         for seed in config.seeds
         for p in prepared.profiles
     }
-    return measured, sum(r.key in before for r in measured.values())
 
 
 def fit(prepared: Prepared, measured: Measured, registry: Registry, fitting: Fitting, folder: Path) -> dict[tuple[str, int], GroupResult]:
@@ -98,6 +120,7 @@ def publish(outcome: VariantOutcome, folder: Path, fitting: Fitting) -> None:
     """Leave the variant's report beside its bundles."""
     fitting.emit(events.VariantJudged(outcome.variant, outcome.average, sum(len(g.qualified) for g in outcome.groups), len(outcome.tasks)))
     if fitting.is_main:
+        write_text(folder / outcome.variant / runfolder.SAMPLES, json.dumps(outcome.resampled, allow_nan=False))
         write_json(folder / outcome.variant / "report.json", outcome.as_json())
         write_text(folder / outcome.variant / "report.md", markdown(outcome))
 
@@ -116,7 +139,7 @@ def _fit_group(
     prepared: Prepared, group: Group, seed: int, references: Mapping[str, Reference], registry: Registry, fitting: Fitting, folder: Path
 ) -> GroupResult:
     """Fit one group, or find it fitted; its model, loaded as it would be served, answers every row of the verdict."""
-    place = folder / prepared.name / f"seed-{seed}" / group.name.replace("/", "--")
+    place = runfolder.model_place(folder, prepared.name, seed, group.name)
     known = [p for p in with_references(prepared.profiles, references) if p.name in group.tasks]
     fingerprint = _fingerprint(prepared, group, seed, known)
     if (place / "result.json").is_file():
@@ -134,10 +157,11 @@ def _fit_group(
         base=prepared.base,
         seed=seed,
         folder=place / f"work-{fingerprint[:12]}",
-        bundle=place / "bundle",
-        work=f"{prepared.name or 'run'}/{group.name}" + (f" seed {seed}" if len(prepared.config.seeds) > 1 else ""),
+        bundle=place / (runfolder.BUNDLE if prepared.update is None else runfolder.CANDIDATE),
+        work=group_work(prepared.name, group, seed, prepared.config),
         fingerprint=fingerprint,
         bars={name: references[name].selection_bar for name in group.tasks},
+        update=prepared.update.live.folder if prepared.update else None,
     )
     fitting.wait()
     predictor = prepared.method.load(Path(fitted.bundle), renders(tasks))
@@ -160,7 +184,7 @@ def _fit_group(
 
 def _fingerprint(prepared: Prepared, group: Group, seed: int, known: Sequence[TaskProfile]) -> str:
     """Everything that decides a group's model: components with all their options, cap, seed, base, rows and specs, what references said."""
-    table = {
+    table: dict[str, Any] = {
         "components": prepared.components,
         "max_steps": prepared.config.max_steps,
         "seed": seed,
@@ -169,4 +193,6 @@ def _fingerprint(prepared: Prepared, group: Group, seed: int, known: Sequence[Ta
         "metrics": {name: [prepared.tasks[name].metric.name, prepared.tasks[name].metric.version] for name in group.tasks},
         "profiles": [[p.name, p.resource, p.bar, p.saturation_epoch] for p in known],
     }
+    if prepared.update is not None:
+        table["update"] = [prepared.update.live.digest, *prepared.update.kept]
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mtcore import events
+from mtcore.bundle import bundled
 from mtcore.config import RowLimits, RunConfig
 from mtcore.contracts import Array, Method, Metric, StageScheduler, TaskFilter
 from mtcore.data.checks import DataReport, bag_of_words_answers, check_rows, majority_answer, shared_rows
@@ -16,6 +17,7 @@ from mtcore.data.stages import CompiledStage, StageStream, walk
 from mtcore.errors import ConfigError
 from mtcore.evaluation.evaluate import Exam, score, statistics
 from mtcore.evaluation.metrics import find_metric
+from mtcore.live import LiveBundle, Update, plan_update
 from mtcore.registry import Entry, Plugin, Registry
 from mtcore.types import Example, Group, MethodUse, TaskData, TaskProfile, Use
 
@@ -41,7 +43,10 @@ class PreparedTask:
     beside: Mapping[str, Metric]
     findings: DataReport
     quarantined: Sequence[BadRow]
-    digest: str
+
+    @property
+    def digest(self) -> str:
+        return self.data.digest
 
     @property
     def judged_on(self) -> tuple[Example, ...]:
@@ -88,6 +93,10 @@ class Resolved:
     components: Mapping[str, Any]
     """Method, scheduler and filter with all their options, defaults included."""
     warnings: Sequence[str]
+    ahead: Mapping[str, int] = field(default_factory=dict, kw_only=True)
+    """Optimizer steps by work (`reference clue/tnews`, `ours/classification`), at most: patience may end it sooner."""
+    update: Update | None = field(default=None, kw_only=True)
+    """The live bundle that training starts from, and what of it changes; only its group is then there."""
 
 
 @dataclass
@@ -96,6 +105,8 @@ class Preparer:
 
     registry: Registry
     emit: Emit
+    live: LiveBundle | None = None
+    """What is to be updated; None where models start from the base."""
     _read: dict[tuple[str, str | None, RowLimits], PreparedTask] = field(default_factory=dict)
 
     def resolve(self, name: str, config: RunConfig) -> Resolved:
@@ -117,12 +128,19 @@ class Preparer:
         tasks = {entry.name: self._task(entry, config) for entry in self.registry.tasks(config.tasks)}
         known = profiles(tasks, config)
         groups = group_tasks(task_filter, known)
+        update = None
+        if self.live is not None:
+            update = plan_update(self.live, method, scheduler, groups, {name: bundled(task.data) for name, task in tasks.items()})
+            groups, tasks = [update.group], {name: task for name, task in tasks.items() if name in update.group.tasks}
+            known = [p.model_copy(update={"is_taught": p.name in update.kept}) for p in known if p.name in tasks]
         if scheduler.alone:
             groups = [Group(name=t, reason="each task has a model of its own", tasks=(t,)) for group in groups for t in group.tasks]
         warnings = [f"{task}: {text}" for task, t in tasks.items() for text in t.warnings] + shared_rows([t.data for t in tasks.values()])
+        warnings += update.warnings if update else ()
         stages = {g.name: self._stages(g, known, alone if scheduler.alone else scheduler, method, config) for g in groups}
-        for profile in known:
-            self._reference_stage(profile, alone, config, warnings)
+        ahead = {reference_work(p.name): self._reference_steps(p, alone, config, warnings) * len(config.seeds) for p in known}
+        for group in groups if method.uses_stages and not scheduler.alone else ():
+            ahead |= {group_work(name, group, seed, config): self._most_steps(group, known, scheduler, config) for seed in config.seeds}
         uses: dict[str, Use] = {
             "method": config.method,
             "scheduler": config.scheduler,
@@ -130,7 +148,7 @@ class Preparer:
             "reference": config.reference,
         }
         components = {kind: self.registry.describe(use) for kind, use in uses.items()}
-        return Resolved(name, config, method, scheduler, reference, tasks, known, groups, stages, components, warnings)
+        return Resolved(name, config, method, scheduler, reference, tasks, known, groups, stages, components, warnings, ahead=ahead, update=update)
 
     def _stages(
         self, group: Group, known: Sequence[TaskProfile], scheduler: StageScheduler, method: Method, config: RunConfig
@@ -141,16 +159,32 @@ class Preparer:
         cap = None if scheduler.alone else config.max_steps
         return walk(StageStream(scheduler, self.registry.sampler, members, seed=config.seeds[0], max_steps=cap))
 
-    def _reference_stage(self, profile: TaskProfile, alone: StageScheduler, config: RunConfig, warnings: list[str]) -> None:
+    def _most_steps(self, group: Group, known: Sequence[TaskProfile], scheduler: StageScheduler, config: RunConfig) -> int:
+        """Steps of a group's stages if every task that is not yet measured turns out to be high-resource."""
+        members = [
+            p.model_copy(update={"resource": "high"}) if p.resource == "unknown" else p for p in known if p.name in group.tasks
+        ]
+        stream = StageStream(scheduler, self.registry.sampler, members, seed=config.seeds[0], max_steps=config.max_steps)
+        return sum(compiled.steps or 0 for compiled in walk(stream))
+
+    def _reference_steps(self, profile: TaskProfile, alone: StageScheduler, config: RunConfig, warnings: list[str]) -> int:
         """Compile a reference's stages to see that they can be, and say where its epochs cannot be told apart."""
-        for compiled in walk(StageStream(alone, self.registry.sampler, [profile], seed=config.seeds[0], max_steps=None)):
+        stages = walk(StageStream(alone, self.registry.sampler, [profile], seed=config.seeds[0], max_steps=None))
+        for compiled in stages:
             if compiled.stage.examples_per_step >= 2 * profile.train_rows:
                 size = compiled.stage.examples_per_step
                 warnings.append(
                     f"{profile.name}: {profile.train_rows} rows are passed twice within the {size} of one step: its epochs cannot be told apart"
                 )
+        return sum(compiled.steps or 0 for compiled in stages)
 
     def _task(self, entry: Entry, config: RunConfig) -> PreparedTask:
+        for known in self._read.values():
+            if known.data.name == entry.name and known.plugin.distribution != entry.plugin.distribution:
+                raise ConfigError(
+                    f"variants take {entry.name} from {known.plugin.distribution} and from {entry.plugin.distribution}, and a comparison over "
+                    "them would compare different tasks; give one of them another name"
+                )
         key = (entry.name, config.data, config.rows)
         if key not in self._read:
             adapter = self.registry.build_task(entry, Path(config.data) if config.data else None)
@@ -159,11 +193,21 @@ class Preparer:
             data, aside = read_task(entry.name, adapter, config.rows, f"{entry.plugin.distribution} {entry.plugin.version}")
             self.emit(events.RowsRead(entry.name, len(data.train), len(data.validation), len(aside)))
             findings = check_rows(data, allow_leaks=config.rows.allow_leaks)
-            prepared = PreparedTask(data, entry.plugin, metric, beside, findings, aside, digest(data))
+            prepared = PreparedTask(replace(data, digest=digest(data)), entry.plugin, metric, beside, findings, aside)
             for warning in prepared.warnings:
                 self.emit(events.Warned(entry.name, warning))
             self._read[key] = prepared
         return self._read[key]
+
+
+def reference_work(task: str) -> str:
+    """What measuring a task alone is called in events."""
+    return f"reference {task}"
+
+
+def group_work(variant: str, group: Group, seed: int, config: RunConfig) -> str:
+    """What fitting a group is called in events."""
+    return f"{variant or 'run'}/{group.name}" + (f" seed {seed}" if len(config.seeds) > 1 else "")
 
 
 def _require_reference(config: RunConfig, method: Method) -> None:

@@ -17,7 +17,7 @@ from mtcore.evaluation.evaluate import statistics
 from mtcore.evaluation.qualify import judge
 from mtcore.files import locked, read_model, write_text
 from mtcore.fitting import Fitting, renders
-from mtcore.preparation import PreparedTask
+from mtcore.preparation import PreparedTask, reference_work
 from mtcore.registry import Registry
 from mtcore.types import Answer, Base, Cost, Evaluation, Frozen, Group, Resource, TaskProfile
 
@@ -94,6 +94,9 @@ class ReferenceStore:
     registry: Registry
     fitting: Fitting
 
+    def has(self, wanted: Measurement) -> bool:
+        return (self.folder / wanted.key / "reference.json").is_file()
+
     def get(self, wanted: Measurement) -> Reference:
         """The reference of one task; interrupted work goes on where it stood.
 
@@ -130,7 +133,7 @@ class ReferenceStore:
             seed=wanted.seed,
             folder=folder / "work",
             bundle=folder / "bundle",
-            work=f"reference {name}",
+            work=reference_work(name),
             fingerprint=wanted.key,
         )
         self.fitting.wait()

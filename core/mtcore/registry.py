@@ -1,13 +1,15 @@
 """Names to classes, each with its owner; resolves what a run file names and checks its options."""
 
 import fnmatch
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
-from mtcore.config import nearest, validate, with_default_use
+from mtcore.config import is_pattern, is_task_file, nearest, validate, with_default_use
 from mtcore.contracts import Component, Method, Observer, Sampler, StageScheduler, TaskAdapter, TaskFilter
+from mtcore.data.declared import DeclaredTask, find_task_files, read_task_file
 from mtcore.errors import ConfigError, PluginError, UnknownName
 from mtcore.types import FilterUse, MethodUse, ObserverUse, SamplerUse, SchedulerUse, Use
 
@@ -20,6 +22,8 @@ KINDS: Mapping[str, type[Component]] = {
 }
 OWN = "mtcore"
 """The distribution that is the program itself: its plugins always load, and a bare name that it knows is its own."""
+LOCAL = "local"
+"""What stands for the plugin in the name of a task that a file declares."""
 Built = TypeVar("Built", bound=Component)
 
 
@@ -110,16 +114,18 @@ class Registry:
         return cast(Observer, self.build(use))
 
     def tasks(self, patterns: Sequence[str]) -> list[Entry]:
-        """Task entries in the order of the patterns, each once. A pattern that matches nothing is an error that says why."""
-        known = {e.name: e for e in self.entries("task")}
+        """Task entries in the order of the patterns, each once. What ends in `.toml` is a file, or a pattern of files, that declares a task.
+
+        A pattern that matches nothing is an error that says why, and so is one name for two tasks.
+        """
         chosen: dict[str, Entry] = {}
         for pattern in patterns:
-            names = sorted(fnmatch.filter(known, pattern)) if _is_pattern(pattern) else [pattern] if pattern in known else []
-            if not names:
-                self._require_plugin(pattern.split("/")[0], f"task {pattern!r}")
-                near = nearest(pattern, list(known))
-                raise UnknownName(f"no task is called {pattern!r}{near} Installed: {', '.join(known) or 'none'}.{self.not_loaded()}")
-            chosen.update({name: known[name] for name in names})
+            found = [declared_entry(path) for path in find_task_files(pattern)] if is_task_file(pattern) else self._installed(pattern)
+            for entry in found:
+                other = chosen.setdefault(entry.name, entry).plugin.distribution
+                if Path(other).resolve() != Path(entry.plugin.distribution).resolve():
+                    raise ConfigError(f"{other} and {entry.plugin.distribution} both declare {entry.name}; give one of them another name")
+        _require_one_local(list(chosen.values()))
         return list(chosen.values())
 
     def build_task(self, entry: Entry, data: Path | None) -> TaskAdapter:
@@ -131,6 +137,16 @@ class Registry:
             f"{p.name} ({p.distribution}): {p.status}{': ' + p.error if p.error else ''}" for p in self.plugins if p.status != "loaded"
         ]
         return f" Not loaded: {'; '.join(broken)}." if broken else ""
+
+    def _installed(self, pattern: str) -> list[Entry]:
+        known = {e.name: e for e in self.entries("task")}
+        names = sorted(fnmatch.filter(known, pattern)) if is_pattern(pattern) else [pattern] if pattern in known else []
+        if not names:
+            self._require_plugin(pattern.split("/")[0], f"task {pattern!r}")
+            near = nearest(pattern, list(known))
+            hint = " A task that a file declares is named by the file: 'FOLDER/NAME.toml'." if pattern.startswith(f"{LOCAL}/") else ""
+            raise UnknownName(f"no task is called {pattern!r}{near}{hint} Installed: {', '.join(known) or 'none'}.{self.not_loaded()}")
+        return [known[name] for name in names]
 
     def _require_plugin(self, name: str, what: str) -> None:
         """Raise PluginError where a plugin of that name is installed and not loaded: a run that names it must not go on without it."""
@@ -144,8 +160,24 @@ class Registry:
                 )
 
 
-def _is_pattern(name: str) -> bool:
-    return any(c in name for c in "*?[")
+def declared_entry(path: Path) -> Entry:
+    """The task that a file declares; the file and its hash stand where a plugin has its distribution and version."""
+    adapter = read_task_file(path)
+    version = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+    name = adapter.spec.name
+    return Entry("task", f"{LOCAL}/{name}", adapter, Plugin(LOCAL, str(path), version, "loaded", {"tasks": (name,)}))
+
+
+def _require_one_local(entries: Sequence[Entry]) -> None:
+    """A plugin may be called `local` too, but not in a run that names files: nobody could tell their tasks apart."""
+    mine = [e for e in entries if e.plugin.name == LOCAL]
+    installed = [e for e in mine if not issubclass(e.cls, DeclaredTask)]
+    if 0 < len(installed) < len(mine):
+        owner = installed[0].plugin.distribution
+        raise ConfigError(
+            f"tasks that files declare are known as {LOCAL}/NAME, and so are those of plugin {LOCAL!r} of {owner}, which this run names too "
+            f"({installed[0].name}): leave out one or the other"
+        )
 
 
 __all__ = ["KINDS", "OWN", "Entry", "Plugin", "Registry"]

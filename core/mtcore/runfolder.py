@@ -8,14 +8,24 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mtcore.config import RunFile
-from mtcore.errors import ResumeMismatch
+from mtcore.config import RunFile, is_task_file
+from mtcore.errors import ResumeMismatch, RunError
+from mtcore.evaluation.comparison import Judgement
 from mtcore.files import write_json, write_text
 from mtcore.registry import Registry
 from mtcore.verdicts import Prepared
 
 FREE_TO_CHANGE = ("observers", "out", "data", "keep_reference_weights")
 """Keys that change no result: a run may be resumed with others. Rows are known by their content, wherever they lie."""
+BUNDLE, CANDIDATE = "bundle", "candidate"
+"""Below a model's place: what may go live, and what an update left that has not been found fit for it."""
+SAMPLES = "verdict.json"
+"""Beside report.json: every task's score on every bootstrap sample."""
+
+
+def model_place(folder: Path, variant: str, seed: int, group: str) -> Path:
+    """Where everything of one group's model lies."""
+    return folder / variant / f"seed-{seed}" / group.replace("/", "--")
 
 
 def is_begun(folder: Path) -> bool:
@@ -30,7 +40,7 @@ def refuse_changes(folder: Path, run: RunFile) -> None:
     before = _resolved(folder)
     for name, config in run.variants.items():
         now, then = config.model_dump(mode="json"), before.get(name)
-        changed = [k for k in now if then is not None and k not in FREE_TO_CHANGE and now[k] != then.get(k)]
+        changed = [k for k in now if then is not None and k not in FREE_TO_CHANGE and _meaning(k, now[k]) != _meaning(k, then.get(k))]
         if then is not None and changed:
             what = "; ".join(f"{k}: was {json.dumps(then.get(k))}, now {json.dumps(now[k])}" for k in changed)
             raise ResumeMismatch(
@@ -42,7 +52,14 @@ def refuse_changes(folder: Path, run: RunFile) -> None:
 def write_resolved(folder: Path, run: RunFile, variants: Sequence[Prepared], registry: Registry) -> None:
     """Write down what the run resolved to, defaults included: once everything that can be wrong before training is right."""
     now = {v.name: v.config.model_dump(mode="json") | {"components": v.components, "base": v.base.digest} for v in variants}
-    data = {name: {"rows": task.digest, "licence": task.data.spec.licence} for v in variants for name, task in v.tasks.items()}
+    for v in variants:
+        if v.update is not None:
+            now[v.name]["update"] = {"bundle": str(v.update.live.folder), "digest": v.update.live.digest}
+    data = {
+        name: {"rows": task.digest, "licence": task.data.spec.licence, "plugin": task.data.plugin}
+        for v in variants
+        for name, task in v.tasks.items()
+    }
     plugins = [asdict(plugin) for plugin in registry.plugins]
     before = _read(folder)
     table = {
@@ -66,14 +83,41 @@ def write_quarantine(folder: Path, variants: Sequence[Prepared]) -> None:
 def drop(folder: Path, variants: Sequence[str]) -> None:
     """Delete the work and the reports of these variants, and of no other."""
     for name in variants:
-        for path in [*(folder / name).glob("seed-*"), *(folder / name).glob("report.*")]:
+        for path in [*(folder / name).glob("seed-*"), *(folder / name).glob("report.*"), *(folder / name).glob(SAMPLES)]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def judgement(folder: Path, variant: str | None = None) -> Judgement:
+    """What was found of one variant; `folder` is the run's or the variant's own. Raises RunError where there is no or more than one report."""
+    if is_begun(folder):
+        judged = {report["variant"]: (folder / report["variant"], report) for report in reports(folder)}
+    else:
+        path = folder / "report.json"
+        own = [json.loads(path.read_text(encoding="utf-8"))] if path.is_file() else []
+        judged = {report["variant"]: (folder, report) for report in own}
+    if not judged:
+        below = sorted(str(p.parent) for p in folder.glob("**/report.json"))
+        raise RunError(f"{folder} holds no report. Reports below it: {', '.join(below) or 'none'}.")
+    chosen = variant if variant is not None or len(judged) > 1 else next(iter(judged))
+    if chosen not in judged:
+        asked = "" if chosen is None else f" and none of variant {chosen!r}"
+        raise RunError(
+            f"{folder} holds reports of {', '.join(v or 'one variant without a name' for v in judged)}{asked}; choose with --variant"
+        )
+    place, report = judged[chosen]
+    samples = place / SAMPLES
+    return Judgement(str(place), report, json.loads(samples.read_text(encoding="utf-8")) if samples.is_file() else {})
 
 
 def reports(folder: Path) -> list[dict[str, Any]]:
     """The reports of all variants that have one, in the order in which they were begun."""
     paths = [folder / name / "report.json" for name in _resolved(folder)]
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+
+
+def _meaning(key: str, value: Any) -> Any:
+    """What is compared of a key's value: a task file, like rows, is known by its content, wherever it lies."""
+    return [Path(task).name if is_task_file(task) else task for task in value] if key == "tasks" and value else value
 
 
 def _resolved(folder: Path) -> dict[str, dict[str, Any]]:

@@ -161,6 +161,8 @@ class TaskData:
     """How a code-rendered task writes its prompt; None: by the spec."""
     plugin: str = ""
     """Which plugin and version the code is from."""
+    digest: str = ""
+    """Names spec and rows, and the code of a code-rendered task."""
 
 
 class TaskProfile(Frozen):
@@ -175,6 +177,8 @@ class TaskProfile(Frozen):
     bar: float | None = None
     """The reference's score on validation rows; None while there is none, or it is at chance."""
     saturation_epoch: int | None = None
+    is_taught: bool = False
+    """The model that training starts from answers it already."""
 
 
 class Group(Frozen):

@@ -7,10 +7,12 @@ from importlib.metadata import version
 from typing import Any
 
 from mtcore.data.mixture import extremes
+from mtcore.data.rows import digest_rows
 from mtcore.evaluation.evaluate import Exam, score, statistics
 from mtcore.evaluation.qualify import deployment, judge
 from mtcore.evaluation.report import GroupOutcome, TaskOutcome, VariantOutcome
-from mtcore.preparation import Resolved
+from mtcore.modeling.load import hub_revision
+from mtcore.preparation import PreparedTask, Resolved
 from mtcore.references import Reference, with_references
 from mtcore.registry import Registry
 from mtcore.types import Answer, Base, Cost, Fitted, Frozen, Group
@@ -55,6 +57,7 @@ def judge_variant(
             reason=group.reason,
             tasks=[_judge_task(name, group, prepared, measured, results, beside[name]) for name in group.tasks],
             stages=[stage for seed in seeds for stage in _stages(results[group.name, seed].fitted, seed, prepared)],
+            bundles={seed: fitted.bundle for seed in seeds if (fitted := results[group.name, seed].fitted)},
         )
         for group in prepared.groups
     ]
@@ -72,6 +75,7 @@ def judge_variant(
         run=run,
         variant=prepared.name,
         model=prepared.config.model,
+        base={"digest": prepared.base.digest, "revision": hub_revision(prepared.base)},
         method=prepared.config.method.use,
         seeds=seeds,
         groups=groups,
@@ -128,7 +132,33 @@ def _judge_task(
         saturation_epoch=[r.saturation_epoch for r in references],
         resource=profile.resource,
         resource_is_assumed=profile.resource_is_assumed,
+        data=_data(task),
+        references=[_reference(r) for r in references],
     )
+
+
+def _data(task: PreparedTask) -> dict[str, Any]:
+    """Where a task's rows are from, and which of them decide."""
+    spec = task.data.spec
+    return {
+        "output": spec.output,
+        "licence": spec.licence,
+        "source": spec.source,
+        "plugin": f"{task.plugin.distribution} {task.plugin.version}",
+        "train_rows": len(task.data.train),
+        "judged_rows": len(task.judged_on),
+        "judged_on": "test" if task.data.test else "validation",
+        "judged_digest": digest_rows(task.judged_on),
+        "metric_version": task.metric.version,
+        "digest": task.digest,
+    }
+
+
+def _reference(reference: Reference) -> dict[str, Any]:
+    """A task's own model under one seed, as the report tells it: the score on the rows of the verdict, the curve on validation rows."""
+    kept = ("seed", "score", "selection_bar", "is_at_chance", "is_cut_short", "saturation_epoch", "bundle", "failure")
+    curve = [{"epoch": e.epoch, "score": e.scores.get(reference.task)} for e in reference.curve]
+    return {key: getattr(reference, key) for key in kept} | {"curve": curve}
 
 
 def _beside(prepared: Prepared, results: Mapping[tuple[str, int], GroupResult]) -> tuple[dict[str, dict[str, float | None]], list[str]]:
@@ -151,6 +181,8 @@ def _beside(prepared: Prepared, results: Mapping[tuple[str, int], GroupResult]) 
 
 def _stages(fitted: Fitted | None, seed: int, prepared: Prepared) -> list[dict[str, Any]]:
     """What each stage did, as the report tells it."""
+    if fitted is None:
+        return []
     return [
         {
             "name": done.stage.name,
@@ -158,13 +190,17 @@ def _stages(fitted: Fitted | None, seed: int, prepared: Prepared) -> list[dict[s
             "steps": done.steps,
             "ended": done.ended,
             "note": done.mixture.note,
+            "learning_rate": done.stage.learning_rate,
+            "examples_per_step": done.stage.examples_per_step,
             "tasks": {
                 name: {"share": done.mixture.shares[name], "draws": draws, "passes": draws / len(prepared.tasks[name].data.train)}
                 for name, draws in done.draws.items()
             },
-            "evaluations": [e.model_dump(mode="json", exclude={"stage", "checkpoint"}) for e in done.evaluations],
+            "evaluations": [
+                e.model_dump(mode="json", exclude={"stage", "checkpoint"}) | {"is_chosen": e == fitted.chosen} for e in done.evaluations
+            ],
         }
-        for done in (fitted.done if fitted else ())
+        for done in fitted.done
     ]
 
 

@@ -13,9 +13,12 @@ from mtcore_cmrc import TOKEN, Cmrc2018, CmrcExactMatch, CmrcF1, clean
 
 from mtcore import hookspecs
 from mtcore.contracts import Metric
+from mtcore.testing import Check, task_checks
 from mtcore.types import Answer
 
 REAL_DATA = os.environ.get("MTCORE_DATA", "")
+# without a data folder rows are not looked for on the Hub: tests are offline
+CHECKS = task_checks(Cmrc2018, data=Path(REAL_DATA or "no data folder"))
 
 
 def score(metric: type[Metric], predictions: list[Answer], answers: list[Answer]) -> float:
@@ -24,6 +27,11 @@ def score(metric: type[Metric], predictions: list[Answer], answers: list[Answer]
 
 def both(prediction: str, *references: str) -> tuple[float, float]:
     return score(CmrcExactMatch, [prediction], [references]), score(CmrcF1, [prediction], [references])
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=str)
+def test_the_task_keeps_its_promises(check: Check) -> None:
+    check()
 
 
 # --- the task -------------------------------------------------------------------------------------------------------------------------

@@ -10,11 +10,15 @@ from mtcore import __version__
 
 COMMANDS = {
     "base": ("mtcore.cli.base:base", "Build a small base model from a corpus."),
+    "check": ("mtcore.cli.check:check", "Check that a task or a component keeps what it promises."),
+    "compare": ("mtcore.cli.compare:compare", "Compare two runs task by task; fails where a qualified task is lost."),
+    "new": ("mtcore.cli.new:new", "Write a plugin that works, to be edited."),
     "plan": ("mtcore.cli.plan:plan", "Show what a run would train on, without training."),
     "plugins": ("mtcore.cli.catalogue:plugins", "List installed plugins and what they provide."),
     "predict": ("mtcore.cli.predict:predict", "Answer JSON lines with a bundle."),
     "report": ("mtcore.cli.report:report", "Print the report of a finished run."),
-    "tasks": ("mtcore.cli.catalogue:tasks", "List the tasks of installed plugins."),
+    "show": ("mtcore.cli.show:show", "Print rows of a task as the model sees them."),
+    "tasks": ("mtcore.cli.catalogue:tasks", "List the tasks of installed plugins, or those of a run."),
     "train": ("mtcore.cli.train:train", "Run everything: references, stages, verdicts, bundles, report."),
 }
 

@@ -1,13 +1,12 @@
-"""`mtcore plugins` and `mtcore tasks`: what is installed."""
+"""`mtcore plugins` and `mtcore tasks`: what is installed, or what a run file names."""
 
-import os
 from pathlib import Path
 from typing import Any, cast
 
 import click
 
-from mtcore.cli.common import json_option, load_registry, print_json, print_table
-from mtcore.config import RowLimits
+from mtcore.cli.common import json_option, load_registry, print_json, print_table, read_run
+from mtcore.config import RowLimits, RunConfig
 from mtcore.contracts import TaskAdapter
 from mtcore.data.rows import read_task
 from mtcore.errors import MtcoreError
@@ -44,11 +43,14 @@ def plugins(as_json: bool) -> None:
 
 @click.command()
 @click.option("--count", is_flag=True, help="Read the rows and count them (MTCORE_DATA names the data folder).")
+@click.option("--run", type=click.Path(path_type=Path), metavar="RUN.toml", help="List the tasks that this run file names.")
 @json_option
-def tasks(count: bool, as_json: bool) -> None:
-    """List the tasks of installed plugins."""
-    registry = load_registry()
-    rows = [_describe(entry, registry, count=count) for entry in registry.entries("task")]
+def tasks(count: bool, run: Path | None, as_json: bool) -> None:
+    """List the tasks of installed plugins, or those of a run, which a file may declare."""
+    configs = list(read_run(run, ()).variants.values())
+    registry = load_registry(configs[0])
+    named = registry.tasks([task for config in configs for task in config.tasks]) if run else registry.entries("task")
+    rows = [_describe(entry, registry, configs[0] if count else None) for entry in named]
     if as_json:
         print_json(rows)
         return
@@ -63,14 +65,15 @@ def tasks(count: bool, as_json: bool) -> None:
             click.echo(f"not loaded: {plugin.name} ({plugin.distribution}): {plugin.status}: {plugin.error}", err=True)
 
 
-def _describe(entry: Entry, registry: Registry, *, count: bool) -> dict[str, Any]:
+def _describe(entry: Entry, registry: Registry, read: RunConfig | None) -> dict[str, Any]:
+    """A task as the list has it; its rows are counted where it is said from where they are read."""
     spec = cast(type[TaskAdapter], entry.cls).spec
-    folder = os.environ.get("MTCORE_DATA")
     train = validation = None
     status = "loaded"
-    if count:
+    if read is not None:
         try:
-            data, aside = read_task(entry.name, registry.build_task(entry, Path(folder) if folder else None), RowLimits())
+            adapter = registry.build_task(entry, Path(read.data) if read.data else None)
+            data, aside = read_task(entry.name, adapter, RowLimits(bad=read.rows.bad))
             train, validation, status = len(data.train), len(data.validation), f"read, {len(aside)} rows set aside" if aside else "read"
         except MtcoreError as error:
             status = str(error)

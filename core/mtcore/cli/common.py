@@ -31,6 +31,17 @@ def run_options(command: Command) -> Command:
     return command
 
 
+def update_option(command: Command) -> Command:
+    """--update BUNDLE."""
+    return click.option(
+        "--update",
+        "bundle",
+        type=click.Path(path_type=Path),
+        metavar="BUNDLE",
+        help="Go on from this live bundle: add or replace tasks of it.",
+    )(command)
+
+
 def read_run(run: Path | None, settings: Sequence[str], chosen: Sequence[str] = ()) -> RunFile:
     """Read a run file with MTCORE_DATA as its default data folder, and keep the chosen variants."""
     file = load_run(run, settings=settings, data=os.environ.get("MTCORE_DATA"))

@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from mtcore.cli.common import json_option, load_registry, print_json, print_table, read_run, run_options
+from mtcore.cli.common import json_option, load_registry, print_json, print_table, read_run, run_options, update_option
 from mtcore.errors import ConfigError, MtcoreError
+from mtcore.live import read_live, require_one_model
 from mtcore.planning import plan_run, write_order
 from mtcore.preparation import Preparer
 
@@ -20,15 +21,18 @@ from mtcore.preparation import Preparer
     metavar="FILE.parquet",
     help="Write the order of all draws: stage, position, task, row, pass.",
 )
+@update_option
 @json_option
-def plan(run: Path | None, settings: Sequence[str], chosen: Sequence[str], order: Path | None, as_json: bool) -> None:
+def plan(run: Path | None, settings: Sequence[str], chosen: Sequence[str], order: Path | None, bundle: Path | None, as_json: bool) -> None:
     """Show groups, stages and draws of RUN.toml, without training and without loading torch.
 
     With several variants, JSON output is the plan of what stands above them, and one plan a variant, by name, under `variants`.
     """
     file = read_run(run, settings, chosen)
+    if bundle is not None:
+        require_one_model(file)
     registry = load_registry(next(iter(file.variants.values())))
-    preparer = Preparer(registry, lambda event: None)
+    preparer = Preparer(registry, lambda event: None, None if bundle is None else read_live(bundle))
     plans = {name: plan_run(config, registry, preparer) for name, config in file.variants.items()}
     if order is not None:
         if len(plans) > 1:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from mtcore.cli.common import json_option, load_registry, print_json, print_table, read_run, run_options
+from mtcore.cli.common import json_option, load_registry, print_json, print_table, read_run, run_options, update_option
+from mtcore.cli.compare import show_comparison
 from mtcore.evaluation.report import VariantOutcome
 from mtcore.evaluation.tables import comparison_table, cost_table, gathered, task_table
 from mtcore.events import Event
@@ -16,16 +17,21 @@ from mtcore.events import Event
 @click.command()
 @run_options
 @click.option("--restart", is_flag=True, help="Drop what these variants have done before (references are kept) and start over.")
+@update_option
 @json_option
-def train(run: Path | None, settings: Sequence[str], chosen: Sequence[str], restart: bool, as_json: bool) -> None:
+def train(run: Path | None, settings: Sequence[str], chosen: Sequence[str], restart: bool, bundle: Path | None, as_json: bool) -> None:
     """Train RUN.toml: references, stages, verdicts, one bundle a group, a report. The same command resumes.
 
-    Without a run file, every task of every loaded plugin is taken.
+    Without a run file, every task of every loaded plugin is taken. With --update, RUN.toml names the tasks of BUNDLE and new ones: only the
+    new ones are measured, training goes on from BUNDLE, and a successor that loses a qualified task is not published (exit code 1).
     """
     from mtcore.fitting import Fitting
+    from mtcore.live import read_live
     from mtcore.pipeline import train as train_run
+    from mtcore.updating import update
 
     file = read_run(run, settings, chosen)
+    live = None if bundle is None else read_live(bundle)
     first = next(iter(file.variants.values()))
     registry = load_registry(first)
     if run is None:
@@ -33,7 +39,7 @@ def train(run: Path | None, settings: Sequence[str], chosen: Sequence[str], rest
         click.echo(
             f"no run file: training {len(names)} tasks of the installed plugins: {', '.join(names)}.{registry.not_loaded()}", err=True
         )
-    folder = Path(first.out) / file.name
+    folder = Path(first.out) / file.name / (live.workplace if live else "")
     is_main = os.environ.get("RANK", "0") == "0"
     folder.mkdir(parents=True, exist_ok=True)
     observers = [registry.observer(use) for use in first.observers] if is_main else []
@@ -42,16 +48,22 @@ def train(run: Path | None, settings: Sequence[str], chosen: Sequence[str], rest
         for observer in observers:
             observer.on_event(event, folder)
 
-    outcomes = train_run(file, registry, Fitting(emit, is_main), folder, restart=restart)
+    fitting = Fitting(emit, is_main)
+    if live is None:
+        outcomes = train_run(file, registry, fitting, folder, restart=restart)
+    else:
+        outcomes = [update(file, registry, fitting, folder, live, restart=restart)]
     if as_json and is_main:
         print_json([outcome.as_json() for outcome in outcomes])
     elif is_main:
         for outcome in outcomes:
             show(outcome)
+            show_update(outcome)
         if len(outcomes) > 1:
             print_table(comparison_table([outcome.as_json() for outcome in outcomes]), title="variants (score × 100; * qualified)")
         click.echo(f"reports: {folder}")
-    if any(outcome.failures for outcome in outcomes):
+    is_refused = any(outcome.update and not outcome.update["is_published"] for outcome in outcomes)
+    if is_refused or any(outcome.failures for outcome in outcomes):
         for failure in [f for outcome in outcomes for f in outcome.failures]:
             click.echo(f"failed: {failure}", err=True)
         sys.exit(1)
@@ -78,6 +90,14 @@ def show(outcome: VariantOutcome) -> None:
     print_table(cost_table(outcome), title="cost")
     for warning in gathered(outcome):
         click.echo(f"warning: {warning}", err=True)
+
+
+def show_update(outcome: VariantOutcome) -> None:
+    """Print how a candidate compares with the live bundle, and where it now lies."""
+    if outcome.update is not None:
+        show_comparison(outcome.update["comparison"])
+        said = "published" if outcome.update["is_published"] else "not published, because a qualified task would be lost"
+        click.echo(f"{said}: {outcome.update['path']}; {outcome.update['bundle']} is as it was")
 
 
 def _compact(table: Sequence[Sequence[str]], *, with_group: bool) -> list[list[str]]:

@@ -3,6 +3,7 @@
 import heapq
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -72,7 +73,7 @@ class MixturePlan:
         stop = min(stop, self.draws)
         first = start // self.unit // BLOCK
         last = max(first, (stop - 1) // self.unit // BLOCK)
-        parts = [self._block(number) for number in range(first, last + 1)]
+        parts = [_block(self, number) for number in range(first, last + 1)]
         offset = first * BLOCK * self.unit
         return Window(*(np.concatenate(column)[start - offset : stop - offset] for column in zip(*parts, strict=True)))
 
@@ -81,21 +82,24 @@ class MixturePlan:
         span = BLOCK * self.unit
         return (self.window(start, start + span) for start in range(0, self.draws, span))
 
-    def _block(self, number: int) -> Window:
-        start, stop = number * BLOCK, min((number + 1) * BLOCK, self.units)
-        before, after = _apportion(np.array([start, stop]), np.array([t.share for t in self.tasks]))
-        counts = after - before
-        random = np.random.Philox(key=[key(self.seed, "slots", self.stage), number]).random_raw(stop - start)
-        slots = np.repeat(np.arange(len(self.tasks), dtype=np.int32), counts)[np.argsort(random, kind="stable")]
-        task = np.repeat(slots, self.unit)
-        row, turn = np.empty(len(task), np.int64), np.empty(len(task), np.int64)
-        for index, member in enumerate(self.tasks):
-            mine = np.flatnonzero(task == index)
-            if len(mine):
-                ordinals = member.first + before[index] * self.unit + np.arange(len(mine))
-                turn[mine] = ordinals // member.rows
-                row[mine] = row_order(self.seed, member.name, member.rows, ordinals)
-        return Window(task, row, turn)
+
+@lru_cache(maxsize=2)
+def _block(plan: MixturePlan, number: int) -> Window:
+    """One block of a plan; kept, because hundreds of steps in a row fall on the same one, and each would order every task's rows anew."""
+    start, stop = number * BLOCK, min((number + 1) * BLOCK, plan.units)
+    before, after = _apportion(np.array([start, stop]), np.array([t.share for t in plan.tasks]))
+    counts = after - before
+    random = np.random.Philox(key=[key(plan.seed, "slots", plan.stage), number]).random_raw(stop - start)
+    slots = np.repeat(np.arange(len(plan.tasks), dtype=np.int32), counts)[np.argsort(random, kind="stable")]
+    task = np.repeat(slots, plan.unit)
+    row, turn = np.empty(len(task), np.int64), np.empty(len(task), np.int64)
+    for index, member in enumerate(plan.tasks):
+        mine = np.flatnonzero(task == index)
+        if len(mine):
+            ordinals = member.first + before[index] * plan.unit + np.arange(len(mine))
+            turn[mine] = ordinals // member.rows
+            row[mine] = row_order(plan.seed, member.name, member.rows, ordinals)
+    return Window(task, row, turn)
 
 
 def row_order(seed: int, task: str, rows: int, ordinals: Ints) -> Ints:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,26 +64,49 @@ def digest(data: TaskData) -> str:
     for split in (data.train, data.validation, data.test):
         total.update(f"\n{len(split)}\n".encode())
         for example in split:
-            total.update(json.dumps([dict(example.fields), example.answer], ensure_ascii=False, sort_keys=True).encode())
+            total.update(_line(example))
     if data.render is not None and data.train:
         total.update(data.plugin.encode())
     return total.hexdigest()
 
 
-def _read_split(name: str, adapter: TaskAdapter, split: str) -> tuple[tuple[Example, ...], list[BadRow]]:
-    examples: list[Example] = []
-    aside: list[BadRow] = []
+def digest_rows(examples: Iterable[Example]) -> str:
+    """SHA-256 over fields and answers of rows, in their order."""
+    total = hashlib.sha256()
+    for example in examples:
+        total.update(_line(example) + b"\n")
+    return total.hexdigest()
+
+
+def _line(example: Example) -> bytes:
+    return json.dumps([dict(example.fields), example.answer], ensure_ascii=False, sort_keys=True).encode()
+
+
+def read_rows(name: str, adapter: TaskAdapter, split: str) -> Iterator[Example | BadRow]:
+    """The rows of a split as they come: valid, or set aside with the reason."""
     for number, row in enumerate(adapter.rows(split), 1):
         raw = row if isinstance(row, RawRow) else RawRow(row, f"{name} {split}", number)
         reason = raw.problem
         if not reason:
             try:
-                examples.append(_check(adapter, raw.value))
+                example = _check(adapter, raw.value)
             except Exception as error:
                 reason = str(error) if isinstance(error, _Malformed) else f"{type(error).__name__}: {error}"
+            else:
+                yield example
         if reason:
             snippet = raw.snippet or _printable(_shown(raw.value), MAX_SNIPPET)
-            aside.append(BadRow(name, split, raw.file, raw.line, _printable(reason, MAX_REASON), snippet))
+            yield BadRow(name, split, raw.file, raw.line, _printable(reason, MAX_REASON), snippet)
+
+
+def _read_split(name: str, adapter: TaskAdapter, split: str) -> tuple[tuple[Example, ...], list[BadRow]]:
+    examples: list[Example] = []
+    aside: list[BadRow] = []
+    for row in read_rows(name, adapter, split):
+        if isinstance(row, BadRow):
+            aside.append(row)
+        else:
+            examples.append(row)
     return tuple(examples), aside
 
 

@@ -2,7 +2,7 @@
 
 import json
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +79,18 @@ class Encoded:
     """User-text ids left out because they did not fit."""
 
 
+@dataclass(frozen=True)
+class LaidOut:
+    """An example as ids, piece by piece."""
+
+    pieces: list[list[int]]
+    """Of every piece of the prompt, as far as it fits."""
+    cut: list[list[int]]
+    """Of every piece, what does not fit."""
+    answer: list[int]
+    """With its end token; empty for a request."""
+
+
 class TextEncoder:
     """Encodes prompts and answers with a base's tokenizer; needs `tokenizers` and no torch."""
 
@@ -106,11 +118,14 @@ class TextEncoder:
 
         Raises ConfigError where structure and answers alone fill the context.
         """
+        return [_joined(pair, laid) for pair, laid in zip(pairs, self.lay_out(pairs, reserve), strict=True)]
+
+    def lay_out(self, pairs: Sequence[TextPair], reserve: int) -> Iterator[LaidOut]:
+        """What `encode` joins, piece by piece."""
         texts = [piece.text for pair in pairs for piece in pair.prompt if piece.is_user]
         user = iter(self.user_ids(texts))
-        return [
-            self._assemble(pair, [next(user) if p.is_user else self._structure_ids(p.text) for p in pair.prompt], reserve) for pair in pairs
-        ]
+        for pair in pairs:
+            yield self._fit(pair, [next(user) if p.is_user else self._structure_ids(p.text) for p in pair.prompt], reserve)
 
     def user_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of user texts; none of them is ever a control id."""
@@ -158,7 +173,11 @@ class TextEncoder:
     def decode(self, ids: Sequence[int]) -> str:
         return str(self._structure.decode(list(ids), skip_special_tokens=True))
 
-    def _assemble(self, pair: TextPair, parts: list[list[int]], reserve: int) -> Encoded:
+    def token(self, i: int) -> str:
+        """How the vocabulary writes an id."""
+        return self._structure.id_to_token(i) or ""
+
+    def _fit(self, pair: TextPair, parts: list[list[int]], reserve: int) -> LaidOut:
         answer = [*self.answer_ids(pair.answer), self.eos_id] if pair.answer else []
         users = [len(part) for part, piece in zip(parts, pair.prompt, strict=True) if piece.is_user]
         structure = sum(map(len, parts)) - sum(users)
@@ -169,10 +188,10 @@ class TextEncoder:
                 f"instruction, template and answers take {self.max_length - room} tokens and leave no room for the text "
                 f"(max_length is {self.max_length}): shorten the instruction or raise the method's max_length"
             )
-        parts = [part[:limit] if piece.is_user else part for part, piece in zip(parts, pair.prompt, strict=True)]
-        document = sum(len(part) for part, piece in zip(parts, pair.prompt, strict=True) if piece.is_document)
-        prompt = [i for part in parts for i in part]
-        return Encoded(np.array(prompt, np.int32), np.array(answer, np.int32), document, structure + sum(users) - len(prompt))
+        ends = [limit if piece.is_user else len(part) for part, piece in zip(parts, pair.prompt, strict=True)]
+        return LaidOut(
+            [part[:end] for part, end in zip(parts, ends, strict=True)], [part[end:] for part, end in zip(parts, ends, strict=True)], answer
+        )
 
     def _structure_ids(self, text: str) -> list[int]:
         if text not in self._known:
@@ -192,6 +211,12 @@ class TextEncoder:
                 f"the tokenizer encodes a single character of user text as control id {sorted(found)}; it cannot be used safely"
             )
         return ids
+
+
+def _joined(pair: TextPair, laid: LaidOut) -> Encoded:
+    document = sum(len(part) for part, piece in zip(laid.pieces, pair.prompt, strict=True) if piece.is_document)
+    prompt = [i for part in laid.pieces for i in part]
+    return Encoded(np.array(prompt, np.int32), np.array(laid.answer, np.int32), document, sum(map(len, laid.cut)))
 
 
 def _water_level(lengths: Sequence[int], room: int) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from mtcore.bundle import BundledTask, BundleManifest, read_bundle, write_bundle
+from mtcore.bundle import BundleManifest, bundled, read_bundle, write_bundle
 from mtcore.contracts import Method, Options, Predictor, Stages, Workspace
 from mtcore.data.mixture import row_order
 from mtcore.data.text import TextEncoder, answer_texts, render
@@ -32,7 +32,9 @@ class FewShot(Method):
         question: str = "以下为输入："
         """Structure before the request."""
         max_length: int = Field(default=2048, gt=8)
+        """Tokens of prompt and answer together."""
         batch_tokens: int = Field(default=8192, gt=0)
+        """Tokens, padding included, that go through the model at once: bounds memory, changes no result."""
         bar: MethodUse = MethodUse(use="text2text")
         """The method whose single-task models are the references."""
 
@@ -50,7 +52,7 @@ class FewShot(Method):
         manifest = BundleManifest(
             method=self.name,
             options=json.loads(self.config.model_dump_json()),
-            tasks={name: BundledTask(spec=task.spec) for name, task in tasks.items()},
+            tasks={name: bundled(task) for name, task in tasks.items()},
             base=str(workspace.base.folder.resolve()),
             base_digest=workspace.base.digest,
             settings={"shots": {name: choose_shots(task, self.config.shots, workspace.seed) for name, task in tasks.items()}},

@@ -28,7 +28,7 @@ class EventLog(Observer):
 
 
 class Progress(Observer):
-    """Says on stderr what happens and how long the work at hand will still take."""
+    """Says on stderr what happens, and how long the work at hand and the whole run will still take."""
 
     name = "progress"
 
@@ -44,6 +44,8 @@ class Progress(Observer):
         self._work = ""
         self._steps = self._done = self._first = 0
         self._started = self._said = time.monotonic()
+        self._ahead: dict[str, int] = {}
+        self._run_steps, self._run_started = 0, 0.0
 
     def on_event(self, event: events.Event, folder: Path) -> None:
         handle: dict[type, Callable[[Any], None]] = {
@@ -54,6 +56,7 @@ class Progress(Observer):
             ),
             events.Warned: lambda e: self._say(f"  warning: {e.about}: {e.text}"),
             events.Grouped: self._grouped,
+            events.WorkAhead: lambda e: self._ahead.update(e.steps),
             events.WorkStarted: self._start,
             events.StageStarted: lambda e: self._say(
                 f"  {e.work}: stage {e.stage.name}, {e.steps:,} steps" + (f" over {len(e.shares)} tasks" if len(e.shares) > 1 else "")
@@ -74,6 +77,7 @@ class Progress(Observer):
         self._say(f"run {event.run}{' (resumed)' if event.resumed else ''}: variants {variants}; seeds {seeds}")
 
     def _reference(self, event: events.ReferenceReady) -> None:
+        self._ahead.pop(f"reference {event.task}", None)
         chance = ", at chance" if event.is_at_chance else ""
         epoch = "" if event.saturation_epoch is None else f", saturates in epoch {event.saturation_epoch}, {event.resource}-resource"
         self._say(f"  reference {event.task}: {event.score:.4f}{epoch}{chance} ({event.source})")
@@ -83,20 +87,28 @@ class Progress(Observer):
             self._say(f"  {event.variant + ': ' if event.variant else ''}group {group.name}: {', '.join(group.tasks)} — {group.reason}")
 
     def _start(self, event: events.WorkStarted) -> None:
+        if event.work != self._work:
+            self._ahead.pop(self._work, None)  # the work before is over, however early
+            self._ahead[event.work] = max(0, self._ahead.get(event.work, event.steps) - event.done)
+        self._run_started = self._run_started or time.monotonic()
         self._work, self._steps, self._first, self._done = event.work, event.steps, event.done, event.done
         self._started = self._said = time.monotonic()
 
     def _step(self, event: events.Stepped) -> None:
         self._done += 1
+        self._run_steps += 1
+        self._ahead[self._work] = max(0, self._ahead.get(self._work, 0) - 1)
         now = time.monotonic()
         if now - self._said < (0.2 if self._is_terminal else self.config.every):
             return
         self._said = now
         pace = (now - self._started) / max(1, self._done - self._first)
         left = max(0, self._steps - self._done) * pace
+        # the run's own pace holds its evaluations too
+        whole = sum(self._ahead.values()) * (now - self._run_started) / self._run_steps
         line = (
             f"  {self._work}: {event.stage} step {self._done:,} of {self._steps:,}, loss {event.loss:.3f}, "
-            f"{event.tokens / max(event.seconds, 1e-9):,.0f} tokens/s, {_time(left)} left"
+            f"{event.tokens / max(event.seconds, 1e-9):,.0f} tokens/s, {_time(left)} left; the run: about {_time(whole)}"
         )
         print(f"\r\x1b[2K{line}" if self._is_terminal else line, end="" if self._is_terminal else "\n", file=sys.stderr, flush=True)
 

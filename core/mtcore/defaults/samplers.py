@@ -47,7 +47,9 @@ class Temperature(Sampler):
 
     class Config(Options):
         tau: float = Field(default=2.0, gt=0)
+        """τ: 1 keeps the capped sizes' shares, more flattens them."""
         cap: int | None = Field(default=None, gt=0)
+        """K: rows above which a task counts as if it had no more."""
 
     config: Config
 

@@ -15,7 +15,9 @@ class Recipe(Options):
     """What every stage of the box needs; the rates are the paper's (table 6), the global batch is ours."""
 
     learning_rate: float = Field(default=3e-5, gt=0)
+    """The highest rate of a stage, after warm-up."""
     examples_per_step: int = Field(default=64, gt=0)
+    """Draws an optimizer step, over all processes."""
     evaluate_epochs: float = Field(default=1.0, gt=0)
     """Epochs of a stage between two evaluations."""
 
@@ -48,19 +50,28 @@ class TwoStage(StageScheduler):
     """High-resource tasks first, then the mixture of all (paper, section 4.2).
 
     Stage 1 waits for references (or `[resource]`) to say which tasks are high-resource, and is skipped where none is.
+    A model that answers some of the tasks already gets one shorter stage of the mixture.
     """
 
     name = "two-stage"
 
     class Config(Recipe):
         stage1: SamplerUse = SamplerUse(use="instance-balanced")
+        """How the first stage draws the high-resource tasks."""
         stage1_epochs: float = Field(default=1.0, gt=0)
+        """Length of the first stage, in its sampler's epochs."""
         stage2: SamplerUse = CAPPED_TEMPERATURE
+        """How the second stage draws all tasks."""
         stage2_epochs: float = Field(default=10.0, gt=0)
+        """Length of the second stage, in its sampler's epochs."""
+        update_epochs: float = Field(default=3.0, gt=0)
+        """Epochs of stage 2's mixture in which a live bundle learns new tasks; its own are drawn along, so that they are not forgotten."""
 
     config: Config
 
     def next_stage(self, profiles: Sequence[TaskProfile], done: Sequence[StageDone], sampler: SamplerFactory) -> Stage | None:
+        if any(p.is_taught for p in profiles):
+            return None if done else _stage("update", profiles, self.config.stage2, self.config.update_epochs, self.config, sampler)
         finished = {d.stage.name for d in done}
         if "high-resource" not in finished and "mixture" not in finished:
             if any(p.resource == "unknown" for p in profiles):
@@ -82,12 +93,20 @@ class MixtureStage(StageScheduler):
 
     class Config(Recipe):
         sampler: SamplerUse = CAPPED_TEMPERATURE
+        """How the stage draws the tasks."""
         epochs: float = Field(default=10.0, gt=0)
+        """Length of the stage, in its sampler's epochs."""
+        update_epochs: float = Field(default=3.0, gt=0)
+        """Epochs of the mixture in which a live bundle learns new tasks."""
 
     config: Config
 
     def next_stage(self, profiles: Sequence[TaskProfile], done: Sequence[StageDone], sampler: SamplerFactory) -> Stage | None:
-        return None if done else _stage("mixture", profiles, self.config.sampler, self.config.epochs, self.config, sampler)
+        if done:
+            return None
+        is_update = any(p.is_taught for p in profiles)
+        name, epochs = ("update", self.config.update_epochs) if is_update else ("mixture", self.config.epochs)
+        return _stage(name, profiles, self.config.sampler, epochs, self.config, sampler)
 
 
 class SingleTask(StageScheduler):
@@ -98,7 +117,9 @@ class SingleTask(StageScheduler):
 
     class Config(Recipe):
         epochs: float = Field(default=10.0, gt=0)
+        """The longest that a task is trained."""
         patience: int | None = Field(default=3, gt=0)
+        """Evaluations without a new best after which it stops earlier."""
 
     config: Config
 

@@ -20,15 +20,23 @@ class Text2TextConfig(Component.Config):
     """The paper gives rate and batch; what it leaves open is stated here."""
 
     layout: Layout = "task-first"
+    """Whether a prompt begins with the task's instruction, or with the document that tasks may share."""
     max_length: int = Field(default=1024, gt=8)
     """Tokens of prompt and answer together."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """What the model computes in while it trains."""
     weight_decay: float = Field(default=0.01, ge=0)
+    """Of AdamW, on matrices only."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Of AdamW: decay of the mean gradient."""
     beta2: float = Field(default=0.98, ge=0, lt=1)
+    """Of AdamW: decay of the mean squared gradient."""
     clip: float = Field(default=1.0, gt=0)
+    """Norm above which a gradient is scaled down."""
     warm_up: float = Field(default=0.05, ge=0, lt=1)
+    """Share of a stage's steps in which the rate rises from 0."""
     decay: Literal["constant", "linear", "cosine"] = "cosine"
+    """How the rate falls after warm-up: not at all, or to 0."""
     row_tokens: int = Field(default=512, gt=0)
     """Width of the rows that short examples are packed into."""
     batch_tokens: int = Field(default=8192, gt=0)
@@ -39,6 +47,7 @@ class Text2Text(Method):
     """Full fine-tuning of a causal language model on instruction + input → answer (paper, section 4.1.2)."""
 
     name = "text2text"
+    update_keeps = frozenset({"layout", "max_length"})
     Config = Text2TextConfig
     config: Text2TextConfig
 
@@ -49,9 +58,7 @@ class Text2Text(Method):
     def fit(self, group: Group, stages: Stages, workspace: Workspace, update: Path | None = None) -> Fitted:
         from mtcore.defaults.text2text_fit import fit
 
-        if update is not None:
-            raise ModelError("text2text cannot yet go on from an existing bundle; train the group anew")
-        return fit(self, group, stages, workspace)
+        return fit(self, group, stages, workspace, update or workspace.base.folder)
 
     def load(self, bundle: Path, renders: Mapping[str, Render]) -> Predictor:
         from mtcore.defaults.text2text_fit import predictor

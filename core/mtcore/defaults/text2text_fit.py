@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from mtcore import events
-from mtcore.bundle import BundledTask, BundleManifest, write_bundle
+from mtcore.bundle import BundleManifest, bundled, write_bundle
 from mtcore.contracts import Stages, Workspace
 from mtcore.data.packing import Sample, micro_batches
 from mtcore.data.stages import CompiledStage
@@ -53,8 +53,11 @@ class Progress(Frozen):
         return max(everything, key=lambda e: e.rank, default=None)
 
 
-def fit(method: "Text2Text", group: Group, stages: Stages, workspace: Workspace) -> Fitted:
-    """Walk the stages; every evaluation is a checkpoint from which the same call goes on, and the best of them becomes the bundle."""
+def fit(method: "Text2Text", group: Group, stages: Stages, workspace: Workspace, origin: Path) -> Fitted:
+    """Walk the stages; every evaluation is a checkpoint from which the same call goes on, and the best of them becomes the bundle.
+
+    `origin` holds the weights to begin with: the base's, or those of a bundle on that base.
+    """
     config = method.config
     encoder = method.encoder(workspace.base)
     tasks = {name: workspace.tasks[name] for name in group.tasks}
@@ -64,7 +67,7 @@ def fit(method: "Text2Text", group: Group, stages: Stages, workspace: Workspace)
             workspace.emit(events.Warned(name, f"{cut} of {len(rows)} train texts do not fit into {encoder.max_length} tokens and are cut"))
     torch.manual_seed(workspace.seed)
     trainee = Trainee(
-        load_model(workspace.base.folder),
+        load_model(origin),
         workspace.accelerator(config.precision),
         weight_decay=config.weight_decay,
         betas=(config.beta1, config.beta2),
@@ -75,7 +78,7 @@ def fit(method: "Text2Text", group: Group, stages: Stages, workspace: Workspace)
     )
     progress = _resume(trainee, workspace)
     while (compiled := stages.next(progress.done, progress.ledger)) is not None:
-        progress = _run_stage(compiled, progress, trainee, encoded, asked, workspace, config)
+        progress = _run_stage(compiled, progress, trainee, encoded, asked, workspace, config, origin)
     best = progress.best
     if best is not None:
         trainee.load(workspace.folder / best.checkpoint, optimizer=False)
@@ -131,11 +134,12 @@ def _run_stage(
     asked: TextPredictor,
     workspace: Workspace,
     config: "Text2TextConfig",
+    origin: Path,
 ) -> Progress:
     """Train one stage from where it stands to its end or its patience."""
     stage, (mixture, plan, steps) = compiled.stage, compiled.decided
     if progress.step == 0:
-        _start(trainee, stage.start, workspace)
+        _start(trainee, stage.start, workspace, origin)
         progress = progress.with_({"ledger": progress.ledger.append(LedgerEntry(stage=stage.name, position=0, mixture=mixture))})
         workspace.emit(events.StageStarted(workspace.work, stage, steps, mixture.shares))
     workspace.emit(events.WorkStarted(workspace.work, steps, progress.step))
@@ -234,10 +238,10 @@ def _resume(trainee: Trainee, workspace: Workspace) -> Progress:
     return progress
 
 
-def _start(trainee: Trainee, start: str, workspace: Workspace) -> None:
+def _start(trainee: Trainee, start: str, workspace: Workspace, origin: Path) -> None:
     """Weights that a stage begins with, and an empty optimizer."""
     if start == "base":
-        fresh = load_model(workspace.base.folder).state_dict()
+        fresh = load_model(origin).state_dict()
         trainee.model.load_state_dict(fresh)
     elif start != "last":
         trainee.load(workspace.folder / start, optimizer=False)
@@ -274,10 +278,6 @@ def _publish(trainee: Trainee, workspace: Workspace, group: Group, method: "Text
         write_bundle(workspace.bundle, manifest, fill)
     trainee.accelerator.wait_for_everyone()
     return workspace.bundle
-
-
-def bundled(task: TaskData) -> BundledTask:
-    return BundledTask(spec=task.spec, code=task.plugin if task.render else "")
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:

@@ -30,6 +30,8 @@ class Verdict:
     """95 % bootstrap interval of the ratio."""
     is_at_chance: bool
     """The reference does not beat the majority answer by its own interval: nothing can be qualified against it."""
+    resampled: tuple[float, ...] = ()
+    """The score on every bootstrap sample: beside another model's on the same rows, what a difference between the two is worth."""
 
 
 def judge(metric: Metric, reference: Sequence[Array], shared: Sequence[Array], majority: Array, *, name: str) -> Verdict:
@@ -56,6 +58,7 @@ def judge(metric: Metric, reference: Sequence[Array], shared: Sequence[Array], m
         p_qualified=0.0 if at_chance else float(np.mean(reaches(shared_B, reference_B))),
         interval=(float(np.quantile(ratios, 0.025)), float(np.quantile(ratios, 0.975))) if has_ratio and len(ratios) else None,
         is_at_chance=at_chance,
+        resampled=tuple(shared_B.tolist()),
     )
 
 
@@ -63,6 +66,17 @@ def reaches(score: Array | float, reference: Array | float) -> NDArray[np.bool_]
     """Score ≥ 0.99 × reference, unrounded; score ≥ reference where that is 0 or less, and a share of it says nothing."""
     reference = np.asarray(reference)
     return np.asarray(score >= np.where(reference > 0, BAR * reference, reference) - SLACK)
+
+
+def difference_interval(old: Array, new: Array, *, is_paired: bool) -> tuple[float, float] | None:
+    """95 % interval of new minus old from their scores on bootstrap samples (`Verdict.resampled`); None where no sample gives two numbers.
+
+    Where both answered the same rows, the n-th samples of both are the same rows. Where they did not, each is set against the other's next
+    sample, which is drawn independently of it.
+    """
+    differences = (new if is_paired else np.roll(new, 1)) - old
+    differences = differences[np.isfinite(differences)]
+    return (float(np.quantile(differences, 0.025)), float(np.quantile(differences, 0.975))) if len(differences) else None
 
 
 def resampled_counts(rows: int, seed: int) -> Array:

@@ -1,11 +1,15 @@
 """Reports: what was judged, as data and as JSON for programs."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mtcore.evaluation.qualify import Deployment, Verdict, overhead
 from mtcore.types import Cost
+
+FORMAT = 2
+"""Of report.json; raised when pages need what earlier reports do not hold."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,10 @@ class TaskOutcome:
     saturation_epoch: Sequence[int | None]
     resource: str
     resource_is_assumed: bool
+    data: Mapping[str, Any]
+    """Where its rows are from, under what licence, how many there are and which of them decide."""
+    references: Sequence[Mapping[str, Any]]
+    """Its own model under each seed: score, saturation epoch, curve."""
 
     def as_json(self) -> dict[str, Any]:
         v = self.verdict
@@ -42,6 +50,8 @@ class TaskOutcome:
             "floors": dict(self.floors),
             "beside": dict(self.beside),
             "failure": self.failure or None,
+            "data": dict(self.data),
+            "references": list(self.references),
         }
 
 
@@ -53,6 +63,8 @@ class GroupOutcome:
     reason: str
     tasks: Sequence[TaskOutcome]
     stages: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    bundles: Mapping[int, str] = field(default_factory=dict)
+    """Seed → folder of the model; empty where every task is its own model."""
 
     @property
     def qualified(self) -> list[str]:
@@ -71,6 +83,8 @@ class VariantOutcome:
     run: str
     variant: str
     model: str
+    base: Mapping[str, str | None]
+    """Digest of the base's files, and its revision where it is from the Hub."""
     method: str
     seeds: Sequence[int]
     groups: Sequence[GroupOutcome]
@@ -81,6 +95,8 @@ class VariantOutcome:
     reference_reused: int
     warnings: Sequence[str]
     versions: Mapping[str, str]
+    update: Mapping[str, Any] | None = None
+    """Where a live bundle was updated: which one, what changed in it, how the two compare, and whether the candidate was published."""
 
     @property
     def tasks(self) -> list[TaskOutcome]:
@@ -93,6 +109,11 @@ class VariantOutcome:
     @property
     def overhead(self) -> float | None:
         return overhead([len(g.qualified) for g in self.groups], alone=self.is_alone)
+
+    @property
+    def resampled(self) -> dict[str, list[float | None]]:
+        """Task → its score on every bootstrap sample, None where a metric is no number: what a later comparison sets against its own."""
+        return {t.name: [s if math.isfinite(s) else None for s in t.verdict.resampled] for t in self.tasks if t.verdict}
 
     @property
     def failures(self) -> list[str]:
@@ -108,9 +129,12 @@ class VariantOutcome:
 
     def as_json(self) -> dict[str, Any]:
         return {
+            "format": FORMAT,
             "run": self.run,
             "variant": self.variant,
             "model": self.model,
+            "base": dict(self.base),
+            "is_alone": self.is_alone,
             "method": self.method,
             "seeds": list(self.seeds),
             "groups": [
@@ -122,6 +146,7 @@ class VariantOutcome:
                     "qualified": len(g.qualified),
                     "overhead": overhead([len(g.qualified)], alone=self.is_alone),
                     "stages": list(g.stages),
+                    "bundles": [{"seed": seed, "folder": folder} for seed, folder in g.bundles.items()],
                 }
                 for g in self.groups
             ],
@@ -138,4 +163,5 @@ class VariantOutcome:
             "warnings": list(self.warnings),
             "failures": self.failures,
             "versions": dict(self.versions),
+            "update": self.update,
         }

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mtcore.evaluation.report import TaskOutcome, VariantOutcome
+from mtcore.evaluation.comparison import verdict_word
+from mtcore.evaluation.report import VariantOutcome
 
 Report = Mapping[str, Any]
 """A variant's report as JSON."""
@@ -40,7 +41,7 @@ def task_table(outcome: VariantOutcome) -> list[list[str]]:
                     percent(v.reference) if v else "–",
                     percent(v.score) if v else "failed",
                     f"{v.ratio:.3f}" if v and v.ratio is not None else "–",
-                    _verdict_word(task),
+                    verdict_word(task.as_json()),
                     f"{v.p_qualified:.2f}" if v else "–",
                     f"{v.interval[0]:.3f}–{v.interval[1]:.3f}" if v and v.interval else "–",
                     percent(task.floors["majority"]),
@@ -68,6 +69,34 @@ def comparison_table(reports: Sequence[Report]) -> list[list[str]]:
     return lines
 
 
+def change_table(comparison: Report) -> list[list[str]]:
+    """Two models side by side (`Comparison.as_json`): a line a task."""
+    lines = [["task", "old", "new", "difference", "95 % of difference", "was qualified", "is qualified", "notes"]]
+    for task in comparison["tasks"]:
+        sides = [task["old"], task["new"]]
+        lines.append(
+            [
+                task["name"],
+                *[percent(side["score"]) if side else "–" for side in sides],
+                "–" if task["difference"] is None else f"{100 * task['difference']:+.2f}",
+                " to ".join(f"{100 * end:+.2f}" for end in task["interval"]) if task["interval"] else "–",
+                *[side["verdict"] if side else "–" for side in sides],
+                "; ".join((["lost"] if task["lost"] else []) + task["notes"]),
+            ]
+        )
+    return lines
+
+
+def sides_table(comparison: Report) -> list[list[str]]:
+    """What stands above the tasks of two models: a line a model."""
+    lines = [["", "average", "of shared tasks", "qualified", "overhead", "deployable", "FLOP", "wall time"]]
+    for side, s in (("old", comparison["old"]), ("new", comparison["new"])):
+        shares = [percent(s[key]) for key in ("average", "average_of_shared")]
+        counts = [f"{s['qualified']} of {s['tasks']}", percent(s["overhead"]), percent(s["deployable"])]
+        lines.append([side, *shares, *counts, flop(s["cost"]["flops"]), f"{s['cost']['seconds']:,.0f} s"])
+    return lines
+
+
 def cost_table(outcome: VariantOutcome) -> list[list[str]]:
     lines = [["phase", "steps", "examples", "tokens", "padding", "FLOP", "wall time"]]
     for phase, c in outcome.costs.items():
@@ -92,6 +121,7 @@ def markdown(outcome: VariantOutcome) -> str:
         f"Average {percent(outcome.average)}; qualified {sum(len(g.qualified) for g in outcome.groups)} of {len(outcome.tasks)}; "
         f"overhead {percent(outcome.overhead)} % (the paper's: 1 over the most qualified tasks of one model), "
         f"deployable {percent(deployment.overhead)} %.",
+        *(_update(outcome.update) if outcome.update else []),
         "## Deployment",
         f"Shared models: {shared}.\n\nTasks that keep a model of their own: {', '.join(deployment.single) or 'none'}."
         + (f"\n\nOf these, not even their own model is ready: {', '.join(deployment.not_ready)}." if deployment.not_ready else ""),
@@ -160,14 +190,6 @@ def flop(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _verdict_word(task: TaskOutcome) -> str:
-    if task.verdict is None:
-        return "failed"
-    if task.verdict.is_at_chance:
-        return "at chance"
-    return "yes" if task.verdict.is_qualified else "no"
-
-
 def _tasks(report: Report) -> list[Report]:
     return [task for group in report["groups"] for task in group["tasks"]]
 
@@ -176,6 +198,19 @@ def _score_cell(task: Report | None) -> str:
     if task is None:
         return "–"
     return "failed" if task["failure"] else percent(task["score"]) + ("*" if task["qualified"] else "")
+
+
+def _update(update: Report) -> list[str]:
+    """What became of an update."""
+    taught = [*update["new"], *(f"{name} ({why})" for name, why in update["replaced"].items())]
+    lost = ", ".join(update["comparison"]["lost"])
+    outcome = "The candidate is published" if update["is_published"] else f"The candidate is not published, because {lost} would be lost"
+    return [
+        "## Update",
+        f"The live bundle {update['bundle']} (digest {update['digest'][:12]}) was taught {', '.join(taught)} beside what it answers already. "
+        f"{outcome}: {update['path']}.",
+        markdown_table(change_table(update["comparison"])),
+    ]
 
 
 def _stage_table(outcome: VariantOutcome) -> list[list[str]]:

@@ -14,7 +14,7 @@ from mtcore.data.text import Encoded, TextEncoder
 from mtcore.errors import ConfigError, UnknownName
 from mtcore.inference.generation import generate
 from mtcore.inference.scoring import Query, score_labels
-from mtcore.inference.trie import LabelTrie, build_trie
+from mtcore.inference.trie import LabelTrie, build_trie, next_labels
 from mtcore.types import Answer, Piece, Prediction, Prepared, Request, TaskError, TaskSpec, TextPair
 
 Prompt = Callable[[Mapping[str, str]], tuple[Piece, ...]]
@@ -100,7 +100,7 @@ class TextPredictor(Predictor):
         prompts = [a[2] for a in mine]
         open_ones = list(range(len(mine)))
         while open_ones:
-            queries = [Query(prompts[k], self._next_labels(mine[k][1], list(chosen[k]))) for k in open_ones]
+            queries = [Query(prompts[k], next_labels(self._tasks[mine[k][1]].spec, self._encoder, list(chosen[k]))) for k in open_ones]
             still_open = []
             for k, query, logs_L in zip(open_ones, queries, score_labels(self._model, queries, self._batch_tokens), strict=True):
                 best = int(np.argmax(logs_L))
@@ -113,13 +113,6 @@ class TextPredictor(Predictor):
                     still_open.append(k)
             open_ones = still_open
         return [(a, (tuple(labels), labels)) for a, labels in zip(mine, chosen, strict=True)]
-
-    def _next_labels(self, name: str, chosen: Sequence[str]) -> LabelTrie:
-        spec, ids = self._tasks[name].spec, self._encoder.answer_ids
-        left = spec.labels[spec.labels.index(chosen[-1]) + 1 :] if chosen else spec.labels
-        lead = [spec.separator] if chosen else []
-        paths = {label: tuple(ids([*lead, spec.words[label]])) for label in left}
-        return build_trie({**paths, "": (self._encoder.eos_id,) if chosen else tuple(ids([spec.none_word]))}, self._encoder.eos_id)
 
     def _free(self, asked: Sequence["_Asked"]) -> list[tuple["_Asked", "_Answered"]]:
         mine = [a for a in asked if self._tasks[a[1]].spec.output == "generation"]

@@ -7,6 +7,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from mtcore.data.text import TextEncoder
+from mtcore.types import TaskSpec
+
 Path = tuple[int, ...]
 Ints = NDArray[np.int64]
 
@@ -52,6 +55,15 @@ def build_trie(paths: Mapping[str, Sequence[int]], end: int) -> LabelTrie:
         edge_tokens_E=np.array([prefix[-1] for prefix in edges], np.int64),
         paths_LE=taken,
     )
+
+
+def next_labels(spec: TaskSpec, encoder: TextEncoder, chosen: Sequence[str]) -> LabelTrie:
+    """Multi-label: what may follow the labels chosen so far, a later label of the canonical order or the end (label "")."""
+    left = spec.labels[spec.labels.index(chosen[-1]) + 1 :] if chosen else spec.labels
+    lead = [spec.separator] if chosen else []
+    paths = {label: tuple(encoder.answer_ids([*lead, spec.words[label]])) for label in left}
+    end = (encoder.eos_id,) if chosen else tuple(encoder.answer_ids([spec.none_word]))
+    return build_trie({**paths, "": end}, encoder.eos_id)
 
 
 def is_prefix_free(paths: Sequence[Path]) -> bool:

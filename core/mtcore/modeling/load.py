@@ -50,6 +50,12 @@ def digest_folder(folder: Path) -> str:
     return total.hexdigest()
 
 
+def hub_revision(base: Base) -> str | None:
+    """The commit that a base from the Hub was downloaded at; None for a base from anywhere else."""
+    snapshots = base.folder.parent
+    return base.folder.name if snapshots.name == "snapshots" and snapshots.parent.name.startswith("models--") else None
+
+
 def load_model(folder: Path, *, to_device: bool = False) -> "PreTrainedModel":
     """Load a causal language model in fp32; safetensors only, no code from the folder, sdpa attention.
 

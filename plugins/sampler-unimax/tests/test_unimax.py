@@ -1,8 +1,9 @@
-"""UniMax shares, by hand."""
+"""UniMax keeps what every sampler promises, and its shares are right by hand."""
 
 import pytest
 from mtcore_unimax import UniMax
 
+from mtcore.testing import sampler_checks
 from mtcore.types import Ledger, TaskProfile, TaskSpec
 
 SPEC = TaskSpec(
@@ -17,6 +18,11 @@ SPEC = TaskSpec(
     licence="none",
     source="made up",
 )
+
+
+@pytest.mark.parametrize("check", [*sampler_checks(UniMax), *sampler_checks(UniMax, options={"passes": 0.5})], ids=str)
+def test_the_sampler_keeps_its_promises(check):
+    check()
 
 
 def profiles(**sizes: int) -> list[TaskProfile]:
