@@ -13,7 +13,7 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from mtcore.cli import COMMANDS, LazyCommands
+from mtcore.cli import COMMANDS, cli
 from mtcore.config import RunConfig
 from mtcore.plugins import load_plugins
 from mtcore.registry import KINDS
@@ -83,13 +83,12 @@ def run_file() -> str:
 
 def commands() -> str:
     """What `--help` of every command says."""
-    group = LazyCommands("mtcore")
     parts = [COMMAND_PAGE.lstrip("\n")]
     for name in sorted(COMMANDS):
-        context = click.Context(group, info_name="mtcore", terminal_width=120, max_content_width=120)
-        command = group.get_command(context, name)
+        context = click.Context(cli, info_name="mtcore", terminal_width=120, max_content_width=120, **cli.context_settings)
+        command = cli.get_command(context, name)
         assert command is not None
-        inner = click.Context(command, parent=context, info_name=name, terminal_width=120, max_content_width=120)
+        inner = click.Context(command, parent=context, info_name=name)
         parts.append(f"## mtcore {name}\n\n```text\n{command.get_help(inner)}\n```\n")
     return "\n".join(parts)
 

@@ -7,10 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtcore.bundle import read_bundle
+from mtcore.cli.catalogue import tasks
 from mtcore.config import RowLimits, RunConfig, RunFile, load_run
 from mtcore.contracts import TaskAdapter
 from mtcore.data.declared import read_task_file
@@ -491,6 +493,16 @@ def run_file(folder, base_folder, **changes):
         **changes,
     }
     return RunFile("declared", {"": RunConfig.model_validate_json(json.dumps(table))})
+
+
+def test_the_tasks_of_a_run_are_listed_and_counted(tmp_path):
+    declare(tmp_path / "tasks")
+    write_csv(tmp_path / "tasks/train.csv", [["text", "answer"], ["a", "no"], ["b", "yes"], ["c"]])
+    (tmp_path / "run.toml").write_text('tasks = ["tasks/refund.toml"]\nrows = { bad = 0.5 }\n')
+    done = CliRunner().invoke(tasks, ["--run", str(tmp_path / "run.toml"), "--count", "--json"])
+    (row,) = json.loads(done.stdout)
+    assert (row["name"], row["plugin"], row["train_rows"], row["validation_rows"]) == ("local/refund", "local", 2, 1)
+    assert row["status"] == "read, 1 rows set aside"
 
 
 def test_a_declared_task_is_trained_judged_and_served_without_its_file(base_folder, tmp_path):

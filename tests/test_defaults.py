@@ -480,6 +480,7 @@ def happenings():
         events.RunStarted("clue", ["", "ours"], [1, 2], True),
         events.RowsRead("clue/tnews", 49_726, 10_000, 3),
         events.Warned("clue/tnews", "第一行\n第二行 \udcff"),
+        events.WorkAhead({"reference clue/tnews": 10, "ours/classification": 10}),
         events.Grouped("ours", [Group(name="classification", reason="they answer from closed sets", tasks=("clue/tnews", "clue/csl"))]),
         events.WorkStarted("ours/classification", 10, 0),
         events.StageStarted("ours/classification", stage, 10, {"clue/tnews": 0.75, "clue/csl": 0.25}),

@@ -13,13 +13,13 @@ from mtcore.defaults.few_shot import FewShot
 from mtcore.defaults.schedulers import MixtureStage
 from mtcore.evaluation.metrics import Accuracy, MacroF1
 from mtcore.evaluation.qualify import Deployment, Verdict
-from mtcore.evaluation.report import GroupOutcome, TaskOutcome, VariantOutcome
+from mtcore.evaluation.report import FORMAT, GroupOutcome, TaskOutcome, VariantOutcome
 from mtcore.evaluation.tables import comparison_markdown, comparison_table, cost_table, flop, markdown, markdown_table, percent, task_table
 from mtcore.plugins import load_plugins
 from mtcore.preparation import PreparedTask
 from mtcore.references import Reference
 from mtcore.registry import Plugin
-from mtcore.types import Base, Cost, Example, Group, MethodUse, TaskData, TaskProfile, TaskSpec
+from mtcore.types import Base, Cost, Evaluation, Example, Group, MethodUse, TaskData, TaskProfile, TaskSpec
 from mtcore.verdicts import GroupResult, Prepared, judge_variant
 
 
@@ -53,6 +53,8 @@ def make_task(name, verdict=QUALIFIED, **changes):
         "saturation_epoch": [3],
         "resource": "low",
         "resource_is_assumed": False,
+        "data": {"licence": "CC0-1.0", "source": "made up"},
+        "references": [{"seed": 1, "score": 0.8, "curve": [{"epoch": 1.0, "score": 0.8}]}],
     }
     return TaskOutcome(**{**table, **changes})
 
@@ -74,6 +76,7 @@ def make_outcome(tasks=TASKS, **changes):
         "run": "clue",
         "variant": "ours",
         "model": "tiny",
+        "base": {"digest": "0" * 64, "revision": None},
         "method": "text2text",
         "seeds": [1, 2],
         "groups": [GroupOutcome("classification", "they answer from closed sets", tasks, [STAGE])],
@@ -364,7 +367,10 @@ def judged(results, *, beside=(), seeds=(1,)):
             saturation_epoch=6,
             resource="high",
             is_cut_short=False,
-            curve=(),
+            curve=tuple(
+                Evaluation(stage="alone", step=epoch, draws=40 * epoch, epoch=epoch, scores={"toys/a": score}, qualified=None, average=0.9)
+                for epoch, score in [(1, 0.9), (2, None)]
+            ),
             answers=GOLD,
             cost=Cost(steps=3),
             evaluation_cost=Cost(),
@@ -421,6 +427,17 @@ def test_a_task_that_failed_under_one_seed_is_failed():
     assert outcome.failures == ["toys/a: ValueError: the answer does not end"]
     assert outcome.tasks[0].verdict is None
     assert outcome.average == 0
+
+
+def test_the_report_says_where_rows_are_from_and_how_each_task_fared_alone():
+    report = judged([result(), result()], seeds=(1, 2)).as_json()
+    (task,) = report["groups"][0]["tasks"]
+    kept = ("licence", "source", "plugin", "output", "train_rows", "judged_rows", "judged_on")
+    assert [task["data"][key] for key in kept] == ["none", "made up", "toys 1.0", "binary", 40, 40, "validation"]
+    assert [(r["seed"], r["score"], r["saturation_epoch"]) for r in task["references"]] == [(1, 1.0, 6), (2, 1.0, 6)]
+    assert task["references"][0]["curve"] == [{"epoch": 1.0, "score": 0.9}, {"epoch": 2.0, "score": None}]
+    assert report["base"] == {"digest": "digest", "revision": None}
+    assert report["format"] == FORMAT
 
 
 def test_a_verdict_on_few_rows_warns_of_its_noise():

@@ -118,25 +118,22 @@ def test_every_token_stands_over_its_ids_and_the_loss_is_marked(place, base_fold
     out = shown("mood.toml", "--model", str(base_folder), "--count", "2").stdout
     lines = out.splitlines()
     assert max(map(cell_len, lines)) <= 80
-    told, learned = [], []
-    for top, numbers in zip(lines, lines[1:], strict=False):
-        if not re.fullmatch(r"(  +\d+)+( \d+| )*", numbers):
-            continue
-        under = lines[lines.index(numbers) + 1]
-        for found in re.finditer(r"\d+(?: \d+)*", numbers):
-            told += map(int, found.group().split())
-            if under[found.start() : found.start() + 1] == "^":
-                learned.append(column(top, found.start(), found.end()))
+    told, learned = [], ""
+    for top, numbers, under in zip(lines, lines[1:], lines[2:], strict=False):
+        if re.fullmatch(r"  [\d ]*\d", numbers):
+            for found in re.finditer(r"\d+(?: \d+)*", numbers):
+                told += map(int, found.group().split())
+                if under[found.start() : found.start() + 1] == "^":
+                    learned += word_at(top, found.start())
     rows = as_json("mood.toml", "--model", str(base_folder), "--count", "2")["rows"]
     assert told == [i for row in rows for i in ids(row)]
-    assert "".join(learned) == "很好<|endoftext|>很差<|endoftext|>"
+    assert learned == "很好<|endoftext|>很差<|endoftext|>"
 
 
-def column(line, start, end):
-    """What stands between two columns of a line, wide characters taking two, up to the next gap."""
-    while cell_len(line[: (at := next(i for i in range(len(line) + 1) if cell_len(line[:i]) >= start))]) > start:
-        start += 1
-    return re.match(r"\S+", line[at:]).group()
+def word_at(line, column):
+    """The word that begins in a column of a line, wide characters taking two."""
+    (start,) = [i for i in range(len(line)) if cell_len(line[:i]) == column]
+    return line[start:].split("  ")[0]
 
 
 def test_text_is_bracketed_where_there_is_no_colour_and_coloured_where_there_is(place, base_folder):
@@ -206,12 +203,12 @@ def test_rows_that_are_set_aside_are_told_and_not_counted(place):
 @pytest.mark.parametrize(
     ("spec", "answer", "labels", "told"),
     [
-        ({}, "1", ["0", "1"], "choice among 2 in one forward pass"),
+        ({}, "1", ["0", "1"], "choice among 2: one forward pass"),
         (
             {"binary": "multi-label", "words =": 'none_word = "无"\nwords ='},
             ["1"],
             ["0", "1", ""],
-            "first choice among 3 in one forward pass",
+            "first choice among 3: one forward pass",
         ),
         (
             {"binary": "regression", 'words = { 0 = "很差", 1 = "很好" }': "number_range = { low = 0, high = 99, step = 1 }"},
@@ -236,10 +233,10 @@ def test_the_words_of_a_label_set_are_shown_as_tokens(place, base_folder, spec, 
 
 
 def test_words_that_training_would_refuse_are_refused(place, base_folder):
-    Path("mood.toml").write_text(
-        SPEC.replace("binary", "multi-label").replace('"很差"', '"很"').replace("words", 'none_word = "无"\nwords'), encoding="utf-8"
-    )
-    with pytest.raises(ConfigError, match="answer word '很' begins '很好'"):
+    spec = SPEC.replace("binary", "multi-label").replace("words", 'none_word = "无"\nwords')
+    Path("mood.toml").write_text(spec.replace('"很差"', '"x"').replace('"很好"', '"x#"'), encoding="utf-8")
+    write([{"text": "a", "answer": ["1"]}])
+    with pytest.raises(ConfigError, match="answer word 'x' begins 'x#'"):
         shown("mood.toml", "--model", str(base_folder))
 
 

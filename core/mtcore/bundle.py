@@ -10,9 +10,10 @@ from pydantic import ValidationError
 
 from mtcore import __version__
 from mtcore.errors import ModelError
+from mtcore.files import write_text
 from mtcore.types import Frozen, TaskData, TaskSpec
 
-MANIFEST = "mtcore.json"
+MANIFEST, CARD = "mtcore.json", "README.md"
 
 
 class BundledTask(Frozen):
@@ -57,6 +58,21 @@ def write_bundle(folder: Path, manifest: BundleManifest, fill: Callable[[Path], 
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
     return folder
+
+
+def write_card(folder: Path, text: str) -> None:
+    """Put a model card into a bundle, in the place of an earlier one; what the manifest says of every other file stays as it is.
+
+    While the card changes the manifest does not know it, so that a crash leaves a bundle that can be loaded.
+    """
+    manifest, digest = read_bundle(folder, verify=False), hashlib.sha256(text.encode()).hexdigest()
+    if manifest.files.get(CARD) == digest and (folder / CARD).is_file() and _sha256(folder / CARD) == digest:
+        return
+    others = {name: known for name, known in manifest.files.items() if name != CARD}
+    if CARD in manifest.files:
+        write_text(folder / MANIFEST, manifest.model_copy(update={"files": others}).model_dump_json(indent=2))
+    write_text(folder / CARD, text)
+    write_text(folder / MANIFEST, manifest.model_copy(update={"files": others | {CARD: digest}}).model_dump_json(indent=2))
 
 
 def read_bundle(folder: Path, *, verify: bool = True) -> BundleManifest:

@@ -50,6 +50,8 @@ class WorkStarted:
     """`reference clue/tnews`, `ours/classification`."""
     steps: int
     done: int
+    fingerprint: str = ""
+    """Tells works of one name apart: a reference under another seed, a group whose rows have changed."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from typing import Any
 from mtcore import events, runfolder
 from mtcore.config import RunConfig, RunFile
 from mtcore.data.stages import StageStream
+from mtcore.errors import RunError
+from mtcore.evaluation.card import leave_cards
 from mtcore.evaluation.report import VariantOutcome
 from mtcore.evaluation.tables import comparison, comparison_markdown, markdown
 from mtcore.files import locked, read_model, write_json, write_text
@@ -117,21 +119,27 @@ def fit(prepared: Prepared, measured: Measured, registry: Registry, fitting: Fit
 
 
 def publish(outcome: VariantOutcome, folder: Path, fitting: Fitting) -> None:
-    """Leave the variant's report beside its bundles."""
+    """Leave the variant's report beside its bundles, and a card in each of them."""
     fitting.emit(events.VariantJudged(outcome.variant, outcome.average, sum(len(g.qualified) for g in outcome.groups), len(outcome.tasks)))
     if fitting.is_main:
         write_text(folder / outcome.variant / runfolder.SAMPLES, json.dumps(outcome.resampled, allow_nan=False))
         write_json(folder / outcome.variant / "report.json", outcome.as_json())
         write_text(folder / outcome.variant / "report.md", markdown(outcome))
+        leave_cards(outcome.as_json())
 
 
 def compare(run: str, outcomes: Sequence[VariantOutcome], folder: Path, fitting: Fitting) -> None:
-    """Leave the comparison over all variants that have a report, whether this call trained them or an earlier one."""
+    """Leave the page of the run and the comparison over all variants that have a report, whether this call trained them or an earlier one."""
     reports = runfolder.reports(folder)
     if len(reports) > 1 and fitting.is_main:
         write_json(folder / "comparison.json", comparison(run, reports))
         write_text(folder / "comparison.md", comparison_markdown(run, reports))
     where = folder / "comparison.md" if len(reports) > 1 else folder / outcomes[0].variant / "report.md"
+    if fitting.is_main:
+        try:
+            where = runfolder.write_page(folder)
+        except RunError as error:  # of variants that this call had no part in
+            fitting.emit(events.Warned(runfolder.PAGE, str(error)))
     fitting.emit(events.RunEnded(run, str(where)))
 
 

@@ -137,6 +137,7 @@ class Preparer:
             groups = [Group(name=t, reason="each task has a model of its own", tasks=(t,)) for group in groups for t in group.tasks]
         warnings = [f"{task}: {text}" for task, t in tasks.items() for text in t.warnings] + shared_rows([t.data for t in tasks.values()])
         warnings += update.warnings if update else ()
+        warnings += self.registry.missed(config.tasks)
         stages = {g.name: self._stages(g, known, alone if scheduler.alone else scheduler, method, config) for g in groups}
         ahead = {reference_work(p.name): self._reference_steps(p, alone, config, warnings) * len(config.seeds) for p in known}
         for group in groups if method.uses_stages and not scheduler.alone else ():

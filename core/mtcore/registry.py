@@ -138,6 +138,17 @@ class Registry:
         ]
         return f" Not loaded: {'; '.join(broken)}." if broken else ""
 
+    def missed(self, patterns: Sequence[str]) -> list[str]:
+        """In words: plugins that failed to load and whose tasks, if they have any, a pattern would have taken."""
+        wide = [pattern for pattern in patterns if is_pattern(pattern) and not is_task_file(pattern)]
+        return [
+            f"plugin {plugin.name} of {plugin.distribution} is failed ({plugin.error}): tasks of its own are not in this run, though {pattern!r} asks for them"
+            for plugin in self.plugins
+            if plugin.status == "failed"
+            for pattern in wide
+            if fnmatch.fnmatch(plugin.name, pattern.split("/")[0])
+        ]
+
     def _installed(self, pattern: str) -> list[Entry]:
         known = {e.name: e for e in self.entries("task")}
         names = sorted(fnmatch.filter(known, pattern)) if is_pattern(pattern) else [pattern] if pattern in known else []

@@ -11,6 +11,7 @@ from typing import Any
 from mtcore.config import RunFile, is_task_file
 from mtcore.errors import ResumeMismatch, RunError
 from mtcore.evaluation.comparison import Judgement
+from mtcore.evaluation.page import page
 from mtcore.files import write_json, write_text
 from mtcore.registry import Registry
 from mtcore.verdicts import Prepared
@@ -21,6 +22,7 @@ BUNDLE, CANDIDATE = "bundle", "candidate"
 """Below a model's place: what may go live, and what an update left that has not been found fit for it."""
 SAMPLES = "verdict.json"
 """Beside report.json: every task's score on every bootstrap sample."""
+PAGE = "report.html"
 
 
 def model_place(folder: Path, variant: str, seed: int, group: str) -> Path:
@@ -118,6 +120,17 @@ def reports(folder: Path) -> list[dict[str, Any]]:
 def _meaning(key: str, value: Any) -> Any:
     """What is compared of a key's value: a task file, like rows, is known by its content, wherever it lies."""
     return [Path(task).name if is_task_file(task) else task for task in value] if key == "tasks" and value else value
+
+
+def write_page(folder: Path) -> Path:
+    """Render the page of a run anew from the reports of its variants and what it resolved to. Raises RunError where it cannot be."""
+    judged = reports(folder)
+    if not judged:
+        runs = sorted({str(p.parent) for p in [*folder.glob("**/resolved.json"), folder.parent / "resolved.json"] if p.is_file()})
+        raise RunError(f"{folder} is no run's folder with a report in it. Runs near it: {', '.join(runs) or 'none'}.")
+    resolved = _read(folder)
+    write_text(folder / PAGE, page(resolved["run"], judged, resolved))
+    return folder / PAGE
 
 
 def _resolved(folder: Path) -> dict[str, dict[str, Any]]:

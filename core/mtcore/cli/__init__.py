@@ -12,6 +12,7 @@ COMMANDS = {
     "base": ("mtcore.cli.base:base", "Build a small base model from a corpus."),
     "check": ("mtcore.cli.check:check", "Check that a task or a component keeps what it promises."),
     "compare": ("mtcore.cli.compare:compare", "Compare two runs task by task; fails where a qualified task is lost."),
+    "doctor": ("mtcore.cli.doctor:doctor", "Say what is in the way of a run, and what to do about it."),
     "new": ("mtcore.cli.new:new", "Write a plugin that works, to be edited."),
     "plan": ("mtcore.cli.plan:plan", "Show what a run would train on, without training."),
     "plugins": ("mtcore.cli.catalogue:plugins", "List installed plugins and what they provide."),

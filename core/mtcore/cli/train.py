@@ -28,6 +28,7 @@ def train(run: Path | None, settings: Sequence[str], chosen: Sequence[str], rest
     from mtcore.fitting import Fitting
     from mtcore.live import read_live
     from mtcore.pipeline import train as train_run
+    from mtcore.runfolder import PAGE
     from mtcore.updating import update
 
     file = read_run(run, settings, chosen)
@@ -62,6 +63,7 @@ def train(run: Path | None, settings: Sequence[str], chosen: Sequence[str], rest
         if len(outcomes) > 1:
             print_table(comparison_table([outcome.as_json() for outcome in outcomes]), title="variants (score × 100; * qualified)")
         click.echo(f"reports: {folder}")
+        click.echo(f"in a browser: {folder / PAGE}")
     is_refused = any(outcome.update and not outcome.update["is_published"] for outcome in outcomes)
     if is_refused or any(outcome.failures for outcome in outcomes):
         for failure in [f for outcome in outcomes for f in outcome.failures]:

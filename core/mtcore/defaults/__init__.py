@@ -7,6 +7,7 @@ from mtcore.defaults.observers import EventLog, Progress
 from mtcore.defaults.samplers import ClassBalanced, InstanceBalanced, Temperature
 from mtcore.defaults.schedulers import MixtureStage, SingleTask, TwoStage
 from mtcore.defaults.text2text import Text2Text
+from mtcore.defaults.trackers import Trackers
 from mtcore.hookspecs import hookimpl
 
 
@@ -32,4 +33,4 @@ def register_methods() -> list[type[Method]]:
 
 @hookimpl
 def register_observers() -> list[type[Observer]]:
-    return [Progress, EventLog]
+    return [Progress, EventLog, Trackers]

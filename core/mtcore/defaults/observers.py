@@ -105,7 +105,7 @@ class Progress(Observer):
         pace = (now - self._started) / max(1, self._done - self._first)
         left = max(0, self._steps - self._done) * pace
         # the run's own pace holds its evaluations too
-        whole = sum(self._ahead.values()) * (now - self._run_started) / self._run_steps
+        whole = max(left, sum(self._ahead.values()) * (now - self._run_started) / self._run_steps)
         line = (
             f"  {self._work}: {event.stage} step {self._done:,} of {self._steps:,}, loss {event.loss:.3f}, "
             f"{event.tokens / max(event.seconds, 1e-9):,.0f} tokens/s, {_time(left)} left; the run: about {_time(whole)}"

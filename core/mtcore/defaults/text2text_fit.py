@@ -142,7 +142,7 @@ def _run_stage(
         _start(trainee, stage.start, workspace, origin)
         progress = progress.with_({"ledger": progress.ledger.append(LedgerEntry(stage=stage.name, position=0, mixture=mixture))})
         workspace.emit(events.StageStarted(workspace.work, stage, steps, mixture.shares))
-    workspace.emit(events.WorkStarted(workspace.work, steps, progress.step))
+    workspace.emit(events.WorkStarted(workspace.work, steps, progress.step, workspace.fingerprint))
     marks = evaluation_marks(stage, plan.draws)
     batch = step_batches(compiled, encoded, config, rank=trainee.accelerator.process_index, processes=trainee.accelerator.num_processes)
     rate = warm_up_then_decay(stage.learning_rate, steps, config.warm_up, config.decay)

@@ -2,9 +2,9 @@
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,7 +15,7 @@ LEFT, GAP, RIGHT, TOP, BOTTOM = 24, 10, 5, 13, 15
 # colours that no palette holds stand for the page's own, which differ in light and dark
 COLOURS = {"#010101": "muted", "#020202": "grid", "#030303": "alone", "#040404": "shared", "#050505": "paper"}
 MUTED, GRID, ALONE, SHARED, PAPER = COLOURS
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -67,22 +67,24 @@ class Shared:
 def task_plot(name: str, alone: Sequence[Curve], shared: Shared | None) -> str:
     """Draw one task. The same arguments give the same text, and no other task's plot has an id in common with it."""
     from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    panels = [(ALONE_WIDTH, _draw_alone, alone)] if alone else []
-    panels += [(SHARED_WIDTH, _draw_shared, shared)] if shared and shared.curves else []
-    width = LEFT + RIGHT + sum(wide for wide, _, _ in panels) + GAP * (len(panels) - 1)
+    panels: list[tuple[int, Callable[[Axes], None]]] = []
+    if alone:
+        panels.append((ALONE_WIDTH, lambda axes: _draw_alone(axes, alone)))
+    if shared is not None and shared.curves:
+        panels.append((SHARED_WIDTH, lambda axes: _draw_shared(axes, shared)))
+    width = LEFT + RIGHT + sum(wide for wide, _ in panels) + GAP * (len(panels) - 1)
     with rc_context({**STYLE, "svg.hashsalt": name}):
         figure, at, first = Figure(figsize=(width / 72, HEIGHT / 72), facecolor="none"), LEFT, None
-        for wide, draw, curves in panels:
+        for wide, draw in panels:
             box = (at / width, BOTTOM / HEIGHT, wide / width, (HEIGHT - TOP - BOTTOM) / HEIGHT)
             axes = figure.add_axes(box, sharey=first)
-            draw(axes, curves)
+            draw(axes)
             axes.tick_params(labelleft=first is None)
             at, first = at + wide + GAP, first or axes
         file = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(file, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return _inline(file.getvalue())
 
 

@@ -1,5 +1,6 @@
 """Reports as tables: for a terminal, and as Markdown pages."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -131,7 +132,7 @@ def markdown(outcome: VariantOutcome) -> str:
         markdown_table(cost_table(outcome)),
         f"References reused from earlier work: {outcome.reference_reused}.",
         "## Warnings",
-        "\n".join(f"- {' '.join(w.split())}" for w in [*outcome.failures, *gathered(outcome)]) or "None.",
+        "\n".join(f"- {on_one_line(' '.join(w.split()))}" for w in [*outcome.failures, *gathered(outcome)]) or "None.",
         "## Versions",
         ", ".join(f"{name} {version}" for name, version in outcome.versions.items()),
     ]
@@ -169,13 +170,13 @@ def gathered(outcome: VariantOutcome) -> list[str]:
 
 
 def markdown_table(lines: Sequence[Sequence[str]]) -> str:
-    head, *rest = [[_cell(text) for text in line] for line in lines]
+    head, *rest = [[on_one_line(text) for text in line] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rest])
 
 
-def _cell(text: str) -> str:
-    """A text as one cell of a Markdown table: on one line, and nothing in it ends the cell."""
-    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").splitlines())
+def on_one_line(text: str) -> str:
+    """A text as Markdown shows it unchanged: on one line, and nothing in it ends a cell or is taken for a link, code or HTML."""
+    return " ".join(re.sub(r"([\\|`\[<&])", r"\\\1", text).splitlines())
 
 
 def percent(value: float | None) -> str:

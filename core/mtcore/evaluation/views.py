@@ -1,7 +1,9 @@
-"""What the page says of reports: verdicts, sentences, positions on scales, rows of tables; no HTML."""
+"""What the page says of reports: verdicts, sentences, rows of tables; no HTML."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from mtcore.evaluation.comparison import verdict_word
@@ -10,8 +12,6 @@ from mtcore.evaluation.qualify import BAR
 Report = Mapping[str, Any]
 """A variant's report as JSON, or a part of it."""
 SURE = 0.95
-WIDEST = 1.5
-"""Ratios above it are drawn at the edge: one tiny reference must not press all others together."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,14 @@ def explanation(report: Report) -> str:
     live = [task for task in tasks_of(report) if task["qualified"]]
     if live and not report["is_alone"]:
         sure = sum(task["p_qualified"] >= SURE for task in live)
-        text += f" A task goes live at {BAR:.0%} of its own model's score; {sure or 'none'} of the {len(live)} that do {'does' if sure == 1 else 'do'}"
-        text += f" so with a probability of {SURE:.0%} or more."
+        text += f" Of the {len(live)} that can go live, {sure or 'none'} {'reaches' if sure < 2 else 'reach'} the bar, {100 * BAR:.0f} % of"
+        text += f" {'its' if sure < 2 else 'their'} own model's score, with a probability of {100 * SURE:.0f} % or more."
     return text
+
+
+def average_of_references(report: Report) -> float:
+    """What the tasks' own models score on average; a failed task counts 0, as it does in every average."""
+    return fmean(task["reference"] or 0.0 for task in tasks_of(report))
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------------------------
@@ -124,13 +129,14 @@ class TaskGroup:
 
 def task_groups(report: Report) -> list[TaskGroup]:
     """A report's groups; where every task is its own model, all of them under one heading."""
-    groups = [TaskGroup(g["name"], g["reason"], g["average"], _by_verdict(g["tasks"])) for g in report["groups"]]
+    groups = [TaskGroup(g["name"], g["reason"], g["average"], by_verdict(g["tasks"])) for g in report["groups"]]
     if not report["is_alone"]:
         return groups
-    return [TaskGroup("single tasks", "each task has a model of its own", report["average"], _by_verdict(tasks_of(report)))]
+    return [TaskGroup("single tasks", "each task has a model of its own", report["average"], by_verdict(tasks_of(report)))]
 
 
-def _by_verdict(tasks: Sequence[Report]) -> list[Report]:
+def by_verdict(tasks: Sequence[Report]) -> list[Report]:
+    """Tasks with the most welcome verdicts first, else by name."""
     order = list(STATUSES.values())
     return sorted(tasks, key=lambda task: (order.index(status(task)), task["name"]))
 
@@ -159,12 +165,12 @@ def stage_tables(report: Report) -> list[StageTable]:
             else:
                 same.append(seed)
         for seeds, stages in alike:
-            title = group["name"] + (f", seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}" if len(report["seeds"]) > 1 else "")
+            under = f", seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}" if len(report["seeds"]) > 1 else ""
             rows = []
             for name in dict.fromkeys(name for stage in stages for name in stage["tasks"]):
                 drawn = [stage["tasks"].get(name) for stage in stages]
                 rows.append((name, drawn, sum(d["passes"] for d in drawn if d)))
-            tables.append(StageTable(title, stages, rows, max(d["share"] for _, drawn, _ in rows for d in drawn if d)))
+            tables.append(StageTable(group["name"] + under, stages, rows, max(d["share"] for _, drawn, _ in rows for d in drawn if d)))
     return tables
 
 
@@ -180,7 +186,10 @@ def warning_lines(report: Report, known: Sequence[str] = ()) -> list[tuple[list[
         if warning not in known:
             about, _, text = warning.partition(": ")
             said.setdefault(text if about in names else warning, []).extend([about] if about in names else [])
-    return sorted(((tasks, text) for text, tasks in said.items()), key=lambda line: -len(line[0]))
+    # what differs in numbers alone stands together
+    alike = {text: re.sub(r"\d+", "", text) for text in said}
+    most = {kind: max(len(said[text]) for text in said if alike[text] == kind) for kind in alike.values()}
+    return [(said[text], text) for text in sorted(said, key=lambda text: (-most[alike[text]], alike[text], -len(said[text])))]
 
 
 def data_lines(reports: Sequence[Report]) -> list[tuple[str, Report, list[str]]]:
@@ -197,62 +206,44 @@ def data_lines(reports: Sequence[Report]) -> list[tuple[str, Report, list[str]]]
     return [(name, data, variants if names.count(name) > 1 else []) for name, data, variants in sorted(lines, key=lambda line: line[0])]
 
 
+def bases(reports: Sequence[Report]) -> list[tuple[str, Report]]:
+    """Every base that a variant started from, once."""
+    return [(digest[1], base) for digest, base in {(r["base"]["digest"], r["model"]): r["base"] for r in reports}.items()]
+
+
 def versions(reports: Sequence[Report]) -> list[tuple[str, str]]:
     """Every package with its version, or all its versions where the reports were written under several."""
     names = sorted({name for report in reports for name in report["versions"]})
     return [(name, " and ".join(sorted({r["versions"][name] for r in reports if name in r["versions"]}))) for name in names]
 
 
-# --- positions -------------------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
-class Scale:
-    """A line from low to high; positions on it are in per cent of its length."""
+class CostGroup:
+    """Phases of a run, and their sum."""
 
-    low: float
-    high: float
-    ticks: Sequence[float]
-
-    def at(self, value: float) -> float:
-        return round(100 * (min(max(value, self.low), self.high) - self.low) / (self.high - self.low), 2)
+    name: str
+    phases: Mapping[str, Report]
+    total: Report
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A ratio with its interval on a scale, for eyes and for ears."""
-
-    low: float
-    high: float
-    at: float | None
-    is_cut: bool
-    """Some of it lies beyond the scale, and is drawn at its edge."""
+def cost_groups(report: Report) -> list[CostGroup]:
+    """What measuring every task alone took, and what the shared models took beside it."""
+    cost = {phase: c for phase, c in report["cost"].items() if isinstance(c, Mapping)}
+    alone = {phase: cost[phase] for phase in ("references", "reference evaluation") if phase in cost}
+    shared = {phase: c for phase, c in cost.items() if phase not in alone and not phase.startswith("total ")}
+    groups = [CostGroup("each task alone", alone, cost["total single-task"])]
+    return groups if report["is_alone"] else [*groups, CostGroup("shared models", shared, cost["total shared"])]
 
 
-def ratio_scale(report: Report) -> Scale:
-    """A scale that holds the bar and the intervals of all tasks, as far as they lie between 0 and WIDEST."""
-    values = [v for task in tasks_of(report) for v in [*(task["interval"] or ()), task["ratio"]] if v is not None]
-    low, high = max(0.0, min([0.95, *values])), min(WIDEST, max([1.04, *values]))
-    step = next(step for step in (0.02, 0.05, 0.1, 0.2, 0.25, 0.5) if (high - low) / step <= 6)
-    first, last = int(low / step + 1e-9), -int(-high / step + 1e-9)
-    last += last * step < high - 1e-9
-    return Scale(first * step, last * step, [round(n * step, 4) for n in range(first, last + 1)])
+def own_cost(report: Report) -> Report:
+    """What a variant's own models took."""
+    return cost_groups(report)[-1].total
 
 
-def score_scale(report: Report) -> Scale:
-    """A scale from nothing to everything; lower where a score is below nothing."""
-    values = [v for task in tasks_of(report) for v in (task["score"], task["reference"], *task["floors"].values()) if v is not None]
-    low, high = min([0.0, *values]), max([1.0, *values])
-    return Scale(low, high, [low + n * (high - low) / 4 for n in range(5)])
-
-
-def interval(task: Report, scale: Scale) -> Interval | None:
-    """Where a task's ratio lies; None where it has none."""
-    if task["ratio"] is None:
-        return None
-    low, high = task["interval"] or (task["ratio"], task["ratio"])
-    ends = [low, high, task["ratio"]]
-    return Interval(scale.at(low), scale.at(high), scale.at(task["ratio"]), min(ends) < scale.low or max(ends) > scale.high)
+def side_by_side(reports: Sequence[Report]) -> list[tuple[str, list[Report | None]]]:
+    """Every task with what became of it in every variant."""
+    by_name = [{task["name"]: task for task in tasks_of(report)} for report in reports]
+    return [(name, [tasks.get(name) for tasks in by_name]) for name in sorted({name for tasks in by_name for name in tasks})]
 
 
 def count(number: int, noun: str) -> str:

@@ -38,9 +38,14 @@ def make_accelerator(precision: str = "fp32") -> Accelerator:
     return accelerator
 
 
+def process_state() -> PartialState:
+    """This process among those of the run, made as `make_accelerator` makes it: whoever asks first decides for all."""
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
 def wait_for_everyone() -> None:
     """Return when every process of the run is here."""
-    PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()
+    process_state().wait_for_everyone()
 
 
 def agree(value: Value) -> Value:
