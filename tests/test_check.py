@@ -125,6 +125,13 @@ def test_every_check_is_a_line_with_its_mark_name_claim_and_what_was_found() -> 
     assert lines[-2] == "19 checks: 19 passed"
 
 
+def test_two_files_that_declare_one_name_are_both_checked(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(site)
+    for name in ("one", "two"):
+        Path(f"{name}.toml").write_text(DECLARED)
+    assert [table["kind"] for table in json.loads(run("one.toml", "two.toml", "--json").stdout)] == ["task", "task"]
+
+
 def test_a_failed_check_says_what_was_found_and_how_to_mend_it() -> None:
     result = run("toys/careless")
     mark, found, fix = [line.strip() for line in result.stdout.splitlines()[3:6]]

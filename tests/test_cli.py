@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -117,6 +118,45 @@ def test_a_report_can_be_printed_again(place):
     missing = mtcore(folder, "report", "runs")
     assert missing.returncode == 2
     assert "runs/run" in missing.stderr
+
+
+def test_training_ends_by_saying_where_the_page_is_and_it_can_be_rendered_again(place):
+    folder, done = place
+    assert done.stdout.rstrip().endswith("in a browser: runs/run/report.html")
+    page = folder / "runs/run/report.html"
+    first = page.read_text(encoding="utf-8")
+    assert "toys/second" in first
+    page.unlink()
+    assert mtcore(folder, "report", "runs/run", "--html").stdout == "runs/run/report.html\n"
+    assert page.read_text(encoding="utf-8") == first
+    missing = mtcore(folder, "report", "runs", "--html")
+    assert missing.returncode == 2
+    assert "Runs near it: runs/run." in missing.stderr
+
+
+def test_reports_of_an_earlier_version_are_refused_for_the_page(place, tmp_path):
+    folder, _ = place
+    old = tmp_path / "old"
+    old.mkdir()
+    for name in ("report.json", "resolved.json"):
+        table = json.loads((folder / "runs/run" / name).read_text(encoding="utf-8"))
+        (old / name).write_text(json.dumps({k: v for k, v in table.items() if k != "format"}), encoding="utf-8")
+    refused = mtcore(folder, "report", str(old), "--html")
+    assert refused.returncode == 2
+    assert "was written by an earlier version of mtcore; run the same `mtcore train` again" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_the_code_of_a_model_card_runs(place):
+    folder, _ = place
+    card = (folder / BUNDLE / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", card, re.M | re.S)
+    (command,) = re.findall(r"^```bash\n(.*?)^```$", card, re.M | re.S)
+    ran = subprocess.run([sys.executable, "-c", code], cwd=folder / BUNDLE, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    request, _, asked = command.partition(" | mtcore ")
+    answered = mtcore(folder / BUNDLE, *asked.split(), stdin=request.removeprefix("echo ").strip("'"))
+    assert json.loads(answered.stdout)["answer"] in ("0", "1")
 
 
 def test_a_bundle_answers_json_lines_where_its_plugin_is_not_installed(place):

@@ -275,7 +275,7 @@ def test_data_in_a_run_file_is_relative_to_the_file(tmp_path):
 
 
 def test_a_model_that_begins_with_a_dot_is_relative_to_the_file_and_no_other_is(tmp_path):
-    for model, read in (("../base", str(tmp_path / ".." / "base")), ("Qwen/Qwen2-7B", "Qwen/Qwen2-7B"), ("tiny", "tiny")):
+    for model, read in (("../base", str(tmp_path.parent / "base")), ("Qwen/Qwen2-7B", "Qwen/Qwen2-7B"), ("tiny", "tiny")):
         path = tmp_path / "run.toml"
         path.write_text(f'model = "{model}"\n')
         assert load_run(path).variants[""].model == read

@@ -236,6 +236,14 @@ def test_a_bad_record_is_set_aside_with_its_line_and_the_rest_goes_on(tmp_path):
     assert aside[3].snippet == "\\xb9\\xfe,no"
 
 
+def test_every_line_that_an_open_quote_takes_with_it_is_set_aside(tmp_path):
+    path = declare(tmp_path)
+    rows = [f"text {n},yes\n" for n in range(1000)]
+    (tmp_path / "train.csv").write_text("text,answer\n" + "".join([*rows[:500], '"open,yes\n', *rows[501:]]), encoding="utf-8")
+    with pytest.raises(BadRows, match=r"500 of 1,?000 train rows are malformed.*line 502"):
+        read_task("local/refund", read_task_file(path)(), RowLimits())
+
+
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(str.strip), max_size=8))
 @settings(max_examples=60)
 def test_any_text_that_csv_can_hold_is_read_back(tmp_path_factory, texts):

@@ -104,11 +104,12 @@ def test_a_new_plugin_shows_the_three_places_to_edit_and_the_commands_to_type(ki
     screen = written(kind, tmp_path)
     (module,) = [path for path in (tmp_path / FOLDERS[kind]).rglob("*.py") if "tests" not in path.parts]
     assert re.findall(r"# (\d)\. ", module.read_text(encoding="utf-8")) == ["1", "2", "3"]
-    assert f"{module}  the {kind}: edit the three places that are numbered" in re.sub("  +", "  ", screen)
+    part = module.relative_to(tmp_path / FOLDERS[kind])
+    assert f"{part}  the {kind}: edit the three places that are numbered" in re.sub("  +", "  ", screen)
     assert screen.endswith(
         f"next:\n  pip install -e {tmp_path / FOLDERS[kind]}\n  mtcore check refunds/refunds\n  pytest {tmp_path / FOLDERS[kind]}\n"
     )
-    shown = [Path(line.split()[0]) for line in screen.split("\n\n")[1].splitlines()]
+    shown = [tmp_path / FOLDERS[kind] / line.split()[0] for line in screen.split("\n\n")[1].splitlines()]
     assert all(path.exists() for path in shown)
     files = [path for path in (tmp_path / FOLDERS[kind]).rglob("*") if path.is_file()]
     assert all(any(path == part or part in path.parents for part in shown) for path in files)
@@ -156,6 +157,15 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 def test_a_name_that_is_taken_is_refused_with_its_owner(tmp_path: Path) -> None:
     assert "a plugin called 'defaults' is installed, from mtcore" in refused("task", "Defaults", "--folder", str(tmp_path))
     assert "a sampler called 'temperature' is installed, from mtcore" in refused("sampler", "temperature", "--folder", str(tmp_path))
+
+
+def test_the_name_of_tasks_that_files_declare_is_refused(tmp_path: Path) -> None:
+    assert "local/NAME is what tasks that files declare are called" in refused("task", "local", "--folder", str(tmp_path))
+
+
+def test_a_place_that_cannot_be_written_is_told_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "choose another place with --folder" in refused("task", "refunds", "--folder", str(tmp_path / "file"))
 
 
 def test_a_name_whose_module_is_taken_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

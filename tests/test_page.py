@@ -1,10 +1,12 @@
 """The page of a run: whatever the reports hold, it is one file that needs nothing beside itself, and shows text as text."""
 
+import functools
 import json
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +19,7 @@ from mtcore.evaluation.scales import Scale, interval, ratio_scale, score_scale
 from mtcore.evaluation.views import explanation, headline, main_report, plan, stage_tables, warning_lines
 from mtcore.types import Cost
 
+ROOT = Path(__file__).parent.parent
 HOSTILE = """<script>alert(1)</script>'"><img src=x onerror=alert(2)>&amp;"""
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 
@@ -308,9 +311,14 @@ def shapes():
 SHAPES = shapes()
 
 
+@functools.cache
+def page_of(shape):
+    return rendered(*SHAPES[shape])
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_shape_of_a_run_has_a_page_that_is_whole_and_names_every_task(name):
-    reader = Reader(rendered(*SHAPES[name]))
+    reader = Reader(page_of(name))
     for report in SHAPES[name]:
         for group in report["groups"]:
             assert all(task["name"] in reader.text for task in group["tasks"])
@@ -320,16 +328,14 @@ def test_every_shape_of_a_run_has_a_page_that_is_whole_and_names_every_task(name
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_page_loads_nothing_and_runs_nothing(name):
-    reader = Reader(rendered(*SHAPES[name]))
+    reader = Reader(page_of(name))
     assert {tag for tag, _ in reader.elements}.isdisjoint({"script", "iframe", "object", "embed", "img", "form", "base"})
     for tag, attributes in reader.elements:
         for attribute, value in attributes.items():
             assert not attribute.startswith("on")
             if attribute in ("href", "src", "xlink:href", "srcset", "data", "poster", "action"):
                 assert value.startswith("#") or (tag, value) == ("link", "data:,")
-    page_text = rendered(*SHAPES[name])
-    assert "@import" not in page_text
-    assert re.findall(r"url\((?!#)", page_text) == []
+    assert not re.findall(r"@import|url\((?!#)", page_of(name))
     (policy,) = [a["content"] for tag, a in reader.elements if tag == "meta" and "http-equiv" in a]
     assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
@@ -359,11 +365,11 @@ def test_text_of_plugins_stands_there_as_text():
 
 
 def test_the_same_reports_make_the_same_page():
-    assert rendered(*SHAPES["different-tasks"]) == rendered(*SHAPES["different-tasks"])
+    assert rendered(*SHAPES["different-tasks"]) == page_of("different-tasks")
 
 
 def test_every_table_says_what_its_columns_and_rows_are():
-    reader = Reader(rendered(*SHAPES["different-tasks"]))
+    reader = Reader(page_of("different-tasks"))
     assert all(a.get("scope") in ("col", "row", "colgroup", "rowgroup") for tag, a in reader.elements if tag == "th")
     assert all(a.get("aria-label") for _, a in reader.elements if a.get("role") in ("img", "region"))
     headings = [int(tag[1]) for tag, _ in reader.elements if re.fullmatch(r"h\d", tag)]
@@ -429,3 +435,10 @@ def test_scores_below_zero_have_their_place():
 def test_nothing_draws_before_a_page_is_wanted():
     code = "import mtcore.pipeline, mtcore.cli.report, mtcore.evaluation.page, sys; print('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+def test_the_wheel_holds_what_the_page_is_made_of():
+    from hatchling.builders.wheel import WheelBuilder
+
+    packed = {file.distribution_path for file in WheelBuilder(str(ROOT)).recurse_included_files()}
+    assert {f"mtcore/evaluation/templates/{name}" for name in ("report.html", "parts.html", "report.css")} <= packed

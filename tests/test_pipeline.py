@@ -110,6 +110,8 @@ def test_a_run_leaves_verdicts_a_report_and_a_bundle(base_folder, tmp_path):
     assert report["cost"]["stage high-resource"]["examples"] == 48
     assert report["cost"]["stage mixture"]["flops"] > 0
     assert (tmp_path / "toy" / "report.md").read_text().startswith("# toy")
+    assert "toys/b" in (tmp_path / "toy" / "report.html").read_text()
+    assert "README.md" in read_bundle(tmp_path / "toy" / "seed-1" / "classification" / "bundle").files
     assert (tmp_path / "toy" / "seed-1" / "classification" / "bundle" / "mtcore.json").is_file()
     assert json.loads((tmp_path / "toy" / "seed-1" / "classification" / "plan.json").read_text())[0]["draws"] == 48
     assert outcome.average == pytest.approx(sum(t["score"] for t in group["tasks"]) / 2)
@@ -326,6 +328,22 @@ def test_variants_share_references_and_are_compared(base_folder, tmp_path):
     comparison = json.loads((tmp_path / "toy" / "comparison.json").read_text())
     assert [v["variant"] for v in comparison["variants"]] == list(variants)
     assert "class-balanced" in (tmp_path / "toy" / "comparison.md").read_text()
+    page = (tmp_path / "toy" / "report.html").read_text()
+    assert all(name in page for name in variants)
+    assert next(e.report for e in seen if isinstance(e, events.RunEnded)) == str(tmp_path / "toy" / "report.html")
+
+
+def test_a_report_of_an_earlier_version_beside_a_new_one_leaves_no_page_and_is_told(base_folder, tmp_path):
+    variants, seen = {name: {"scheduler": {"use": "single-task"}} for name in ("old", "new")}, []
+    run(run_file(base_folder, tmp_path, {"old": variants["old"]}), registry_with(toy_task("a")))
+    report = tmp_path / "toy" / "old" / "report.json"
+    report.write_text(json.dumps({k: v for k, v in json.loads(report.read_text()).items() if k != "format"}))
+    (tmp_path / "toy" / "report.html").unlink()
+    run(run_file(base_folder, tmp_path, {"new": variants["new"]}), registry_with(toy_task("a")), seen)
+    assert "the report of old in run toy was written by an earlier version" in next(
+        e.text for e in seen if isinstance(e, events.Warned) and e.about == "report.html"
+    )
+    assert not (tmp_path / "toy" / "report.html").exists()
 
 
 def test_classification_and_generation_are_kept_apart_unless_told_otherwise(base_folder, tmp_path):

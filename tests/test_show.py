@@ -18,7 +18,7 @@ from mtcore.data.anatomy import tokens
 from mtcore.data.rows import read_task
 from mtcore.data.text import TextEncoder
 from mtcore.defaults.text2text import Text2Text
-from mtcore.errors import ConfigError, MissingData, ModelError
+from mtcore.errors import ConfigError, MissingData, ModelError, UnknownName
 from mtcore.modeling.load import find_base
 from mtcore.registry import declared_entry
 
@@ -198,6 +198,17 @@ def test_rows_that_are_set_aside_are_told_and_not_counted(place):
         shown("mood.toml")
     with pytest.raises(MissingData, match="no valid test rows"):
         shown("mood.toml", "--split", "test")
+
+
+def test_a_pattern_of_several_tasks_is_refused_with_their_names(place):
+    Path("gloom.toml").write_text(SPEC.replace("mood", "gloom"), encoding="utf-8")
+    with pytest.raises(ConfigError, match="names 2 tasks, and one is shown: choose among local/gloom, local/mood"):
+        shown("*.toml")
+
+
+def test_a_variant_without_a_run_file_is_refused(place):
+    with pytest.raises(UnknownName, match="without a run file there is no variant 'ours'"):
+        shown("mood.toml", "--variant", "ours")
 
 
 @pytest.mark.parametrize(

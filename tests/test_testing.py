@@ -282,6 +282,17 @@ def test_an_answer_that_is_too_long_is_found_with_a_models_tokenizer(load: Any, 
     assert failed(task_checks(load(WRITER), base=base, module=None)) == {}
 
 
+def test_where_every_row_has_one_answer_no_metric_is_said_to_tell_right_from_wrong(load: Any) -> None:
+    cls = load(swap("labels[n % len(labels)]", 'labels[n % len(labels) if split == "train" else 0]')(TASK))
+    assert list(skipped(without_imports(task_checks(cls)))) == ["metric-on-gold"]
+
+
+def test_a_fault_that_mtcore_tells_is_told_in_its_own_words(load: Any) -> None:
+    source = swap("        labels =", '        raise DataError("rows.csv: there is no column")\n        labels =')(TASK)
+    source = swap("from mtcore.types", "from mtcore.errors import DataError\nfrom mtcore.types")(source)
+    assert failed(without_imports(task_checks(load(source)))) == {"rows-well-formed": "rows.csv: there is no column"}
+
+
 def without_imports(checks: Sequence[Check]) -> list[Check]:
     """All but the checks that measure imports in other processes."""
     return [check for check in checks if not check.name.startswith("import-")]
@@ -318,8 +329,15 @@ def test_a_heavy_import_is_found(load: Any) -> None:
 
 def test_the_module_that_registers_a_task_is_the_one_that_is_measured(load: Any, tmp_path: Path) -> None:
     (tmp_path / "toy_entry.py").write_text("import datasets\n")
-    wrong = failed(imports(task_checks(load(TASK), module="toy_entry")))
-    assert "importing toy_entry loads datasets" in wrong["import-light"]
+    cls = load(TASK)
+    wrong = failed(imports(task_checks(cls, module="toy_entry")))
+    assert f"importing toy_entry and {cls.__module__} loads datasets" in wrong["import-light"]
+
+
+def test_a_module_that_is_imported_only_when_tasks_are_registered_is_measured_too(load: Any, tmp_path: Path) -> None:
+    (tmp_path / "toy_entry.py").write_text("")
+    wrong = failed(imports(task_checks(load(f"{TASK}\n\nimport datasets\n"), module="toy_entry")))
+    assert "loads datasets" in wrong["import-light"]
 
 
 def test_a_slow_import_is_found(load: Any) -> None:
@@ -758,12 +776,29 @@ class Strict(Patient):
             raise KeyError(type(event))
 
 
+class Tired(Patient):
+    seen = 0
+
+    def on_event(self, event, folder):
+        self.seen += 1
+        if self.seen > 5:
+            raise RuntimeError("too many events")
+
+
 class Talks(Patient):
     def on_event(self, event, folder):
         print(event)
 
 
-@pytest.mark.parametrize(("cls", "name"), [(Narrow, "takes-every-event"), (Strict, "takes-later-events"), (Talks, "leaves-stdout-alone")])
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [
+        (Narrow, "takes-every-event"),
+        (Tired, "takes-every-event"),
+        (Strict, "takes-later-events"),
+        (Talks, "leaves-stdout-alone"),
+    ],
+)
 def test_a_fault_of_an_observer_is_found_by_its_check_alone(cls: type[Observer], name: str) -> None:
     assert list(failed(observer_checks(cls, module=None))) == [name]
 

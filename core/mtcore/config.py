@@ -3,6 +3,7 @@
 import difflib
 import glob
 import json
+import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -116,9 +117,9 @@ def load_run(path: Path | None, *, settings: Sequence[str] = (), data: str | Non
     for name, override in {"": {}, **variants}.items():
         merged = merge(table, override)
         if path is not None and isinstance(merged["data"], str):
-            merged["data"] = str(path.parent / merged["data"])
+            merged["data"] = os.path.normpath(path.parent / merged["data"])
         if path is not None and str(merged["model"]).startswith("."):
-            merged["model"] = str(path.parent / merged["model"])
+            merged["model"] = os.path.normpath(path.parent / merged["model"])
         if path is not None and isinstance(merged["tasks"], list):
             merged["tasks"] = [_beside(path, task) if is_task_file(task) else task for task in merged["tasks"]]
         for change in changes:

@@ -142,7 +142,8 @@ class Registry:
         """In words: plugins that failed to load and whose tasks, if they have any, a pattern would have taken."""
         wide = [pattern for pattern in patterns if is_pattern(pattern) and not is_task_file(pattern)]
         return [
-            f"plugin {plugin.name} of {plugin.distribution} is failed ({plugin.error}): tasks of its own are not in this run, though {pattern!r} asks for them"
+            f"plugin {plugin.name} of {plugin.distribution} is failed ({plugin.error}): "
+            f"tasks of its own are not in this run, though {pattern!r} asks for them"
             for plugin in self.plugins
             if plugin.status == "failed"
             for pattern in wide

@@ -92,7 +92,10 @@ class TaskSpec(Frozen):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
-        placeholders = [name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None]
+        parsed = [(name, form, conversion) for _, name, form, conversion in string.Formatter().parse(self.template) if name is not None]
+        if any(not name or form or conversion for name, form, conversion in parsed):
+            raise ValueError("template: a placeholder is a field's name in braces and nothing else, as in {text}")
+        placeholders = [name for name, _, _ in parsed]
         if sorted(placeholders) != sorted(self.fields):
             raise ValueError(
                 f"template holds {{{'}, {'.join(placeholders)}}}; fields are {', '.join(self.fields)}: each must stand there once"

@@ -59,7 +59,7 @@ def main() -> None:
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.Abort:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("interrupted; what was being trained goes on from its last checkpoint when the same command is given again", file=sys.stderr)
         sys.exit(130)
     except click.ClickException as error:
         error.show()

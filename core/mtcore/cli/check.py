@@ -43,8 +43,9 @@ def check(
     if not names:
         show_names(registry, kind, as_json=as_json)
         return
-    entries = {(e.kind, full_name(e)): e for name in names for e in find_entries(registry, name, kind)}
-    if model is not None and not any(kind == "task" for kind, _ in entries):
+    # two files may declare tasks of one name
+    entries = {(e.kind, full_name(e), e.plugin.distribution): e for name in names for e in find_entries(registry, name, kind)}
+    if model is not None and not any(e.kind == "task" for e in entries.values()):
         raise ConfigError(f"--model is for tasks, and {' and '.join(names)} names none")
     base = None if model is None else find_base(model, Path("runs") / "bases", weights=False)
     reasons, options = parse_expected(expected), parse_options(settings)

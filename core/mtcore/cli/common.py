@@ -47,6 +47,8 @@ def read_run(run: Path | None, settings: Sequence[str], chosen: Sequence[str] = 
     file = load_run(run, settings=settings, data=os.environ.get("MTCORE_DATA"))
     for name in chosen:
         if name not in file.variants:
+            if run is None:
+                raise UnknownName(f"without a run file there is no variant {name!r}")
             raise UnknownName(f"{run} has no variant {name!r}; it has {', '.join(v for v in file.variants if v) or 'none'}")
     return RunFile(file.name, {name: config for name, config in file.variants.items() if not chosen or name in chosen}, file.own)
 

@@ -49,7 +49,7 @@ def show_comparison(comparison: Mapping[str, Any]) -> None:
     print_table(sides_table(comparison))
     for task in comparison["tasks"]:
         if task["lost"]:
-            after = f"scores {percent(task['new']['score'])} and is: {task['new']['verdict']}" if task["new"] else "is missing"
+            after = f"scores {percent(task['new']['score'])} (qualified: {task['new']['verdict']})" if task["new"] else "is missing"
             click.echo(f"lost: {task['name']} was qualified with {percent(task['old']['score'])}, now {after}", err=True)
     if not comparison["lost"]:
         click.echo("no task that was qualified is lost")

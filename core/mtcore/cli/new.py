@@ -11,6 +11,7 @@ import click
 
 from mtcore.cli.common import load_registry
 from mtcore.errors import ConfigError
+from mtcore.registry import LOCAL
 
 KINDS = ("task", "sampler", "scheduler", "filter")
 LONGEST = 28
@@ -39,14 +40,17 @@ def new(kind: str, name: str, folder: Path) -> None:
     folded = fold(name)
     target = folder / (folded if kind == "task" else f"{kind}-{folded}")
     require_free(kind, folded, target)
-    write(kind, folded, target)
+    try:
+        write(kind, folded, target)
+    except OSError as error:
+        raise ConfigError(f"{target} cannot be written ({error.strerror}): choose another place with --folder") from None
     if folded != name:
         click.echo(f"{name!r} becomes {folded!r}: names are in lower case, with hyphens")
-    parts = {target / part.replace("NAME", underscored(folded)): text.format(kind=kind) for part, text in PARTS.items()}
-    lines = {str(path): text for path, text in parts.items() if path.exists()}
+    parts = {part.replace("NAME", underscored(folded)): text.format(kind=kind) for part, text in PARTS.items()}
+    lines = {part: text for part, text in parts.items() if (target / part).exists()}
     click.echo(f"{target}: a {kind} that works, to be made yours\n")
-    for path, text in lines.items():
-        click.echo(f"  {path:{max(map(len, lines))}}  {text}")
+    for part, text in lines.items():
+        click.echo(f"  {part:{max(map(len, lines))}}  {text}")
     click.echo(f"\nnext:\n  pip install -e {target}\n  mtcore check {folded}/{folded}\n  pytest {target}")
 
 
@@ -69,6 +73,8 @@ def require_free(kind: str, name: str, target: Path) -> None:
     """Raise ConfigError where the folder or the name is taken."""
     if target.exists():
         raise ConfigError(f"{target} exists, and nothing is overwritten: choose another name, or another place with --folder")
+    if name == LOCAL:
+        raise ConfigError(f"{LOCAL}/NAME is what tasks that files declare are called: choose another name")
     registry = load_registry()
     module = f"mtcore_{underscored(name)}"
     if plugin := next((p for p in registry.plugins if _folded(p.name) == name), None):

@@ -15,7 +15,7 @@ from mtcore.data.anatomy import Anatomy, Token, dissect, label_tokens
 from mtcore.data.rows import BadRow, read_rows
 from mtcore.data.text import TextEncoder
 from mtcore.defaults.text2text import Text2Text
-from mtcore.errors import MissingData, ModelError
+from mtcore.errors import ConfigError, MissingData, ModelError
 from mtcore.inference.trie import LabelTrie, build_trie, next_labels
 from mtcore.modeling.load import find_base
 from mtcore.registry import Entry, Registry
@@ -98,13 +98,16 @@ def show(
     for bad in aside:
         click.echo(f"set aside: {bad.file}, line {bad.line}: {bad.reason}", err=True)
     if missing:
-        click.echo(f"no token ids: {missing}", err=True)
+        click.echo(f"no token ids: {missing}\nOr take another model's tokenizer: --model MODEL", err=True)
 
 
 def find_task(task: str, registry: Registry, config: RunConfig | None) -> Entry:
-    """A task by its name or its file; by its name also where the run's file declares it."""
+    """A task by its name or its file; by its name also where the run's file declares it. Raises ConfigError where a pattern names several."""
     named = registry.tasks(config.tasks) if config else []
-    return next((entry for entry in named if entry.name == task), None) or registry.tasks([task])[0]
+    found = [entry for entry in named if entry.name == task] or registry.tasks([task])
+    if len(found) > 1:
+        raise ConfigError(f"{task!r} names {len(found)} tasks, and one is shown: choose among {', '.join(e.name for e in found)}")
+    return found[0]
 
 
 def text_method(config: RunConfig, registry: Registry, layout: Layout | None) -> Text2Text:

@@ -63,7 +63,8 @@ def train(run: Path | None, settings: Sequence[str], chosen: Sequence[str], rest
         if len(outcomes) > 1:
             print_table(comparison_table([outcome.as_json() for outcome in outcomes]), title="variants (score × 100; * qualified)")
         click.echo(f"reports: {folder}")
-        click.echo(f"in a browser: {folder / PAGE}")
+        if (folder / PAGE).is_file():
+            click.echo(f"in a browser: {folder / PAGE}")
     is_refused = any(outcome.update and not outcome.update["is_published"] for outcome in outcomes)
     if is_refused or any(outcome.failures for outcome in outcomes):
         for failure in [f for outcome in outcomes for f in outcome.failures]:

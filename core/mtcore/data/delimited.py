@@ -1,4 +1,4 @@
-"""Read rows of CSV and TSV files: the first line names the columns, and a record that cannot be read is set aside alone."""
+"""Read rows of CSV and TSV files: the first line names the columns, and lines that are no record are set aside."""
 
 import csv
 import gzip
@@ -34,7 +34,9 @@ def read_delimited(path: Path, needed: Collection[str]) -> Iterator[RawRow]:
             except csv.Error as error:
                 if header is None:
                     raise DataError(f"{path}: its first line, which names the columns, cannot be read: {error}") from None
-                yield RawRow(None, str(path), first, f"not a record: {error}", _snippet(lines))
+                # an open quote takes all lines up to the next one with it: each of them is a row that is lost
+                for number, line in enumerate(lines):
+                    yield RawRow(None, str(path), first + number, f"not a record: {error}", _snippet([line]))
                 continue
             except (EOFError, OSError, zlib.error) as error:
                 yield RawRow(None, str(path), first, f"the file breaks off here ({error})")

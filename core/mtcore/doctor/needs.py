@@ -185,7 +185,6 @@ def parameters(found: Base) -> int | None:
     for path in files:
         with safe_open(path, framework="np") as weights:
             names = weights.keys()
-            names = weights.keys()
             total += sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
     return total if files else None
 

@@ -1,4 +1,4 @@
-"""Checks of the module that a class stands in: importing it is fast and loads nothing heavy."""
+"""Checks of the module that a class stands in, and of the one that registers it: importing them is fast and loads nothing heavy."""
 
 from typing import Protocol
 from unittest import SkipTest
@@ -22,19 +22,19 @@ class InModule(Protocol):
 
 
 def import_light(subject: InModule) -> str:
-    """Importing the module loads neither torch nor transformers nor datasets."""
+    """Importing the plugin loads neither torch nor transformers nor datasets."""
     _, heavy = _measured(subject)
     if heavy:
-        raise Failed(f"importing {_name(subject)} loads {', '.join(heavy)}", "import it inside the function that needs it")
+        raise Failed(f"importing {_told(subject)} loads {', '.join(heavy)}", "import it inside the function that needs it")
     return f"none of {', '.join(HEAVY)}"
 
 
 def import_fast(subject: InModule) -> str:
-    """Importing the module takes less than a second."""
+    """Importing the plugin takes less than a second."""
     seconds = min(_until_fast(subject))
     if seconds >= MAX_SECONDS:
         raise Failed(
-            f"importing {_name(subject)} takes {seconds:.1f} s", "let importing only define: read, build and download in functions"
+            f"importing {_told(subject)} takes {seconds:.1f} s", "let importing only define: read, build and download in functions"
         )
     return f"{1000 * seconds:.0f} ms"
 
@@ -42,13 +42,18 @@ def import_fast(subject: InModule) -> str:
 def _measured(subject: InModule) -> tuple[float, list[str]]:
     if subject.module is None:
         raise SkipTest(NOT_IN_A_MODULE)
-    if _name(subject) == "__main__":
+    if subject.cls.__module__ == "__main__":
         raise SkipTest("it stands in the program that is running, which no other process can import")
-    return measure_import(_name(subject))
+    return measure_import(_modules(subject))
 
 
-def _name(subject: InModule) -> str:
-    return subject.module or subject.cls.__module__
+def _modules(subject: InModule) -> list[str]:
+    """The module that registers the class, which may import its own only where it is asked, and its own."""
+    return list(dict.fromkeys([subject.module or subject.cls.__module__, subject.cls.__module__]))
+
+
+def _told(subject: InModule) -> str:
+    return " and ".join(_modules(subject))
 
 
 def _until_fast(subject: InModule) -> list[float]:

@@ -66,14 +66,15 @@ def observer_checks(
 
 def takes_every_event(subject: ComponentUnderTest) -> str:
     """Every event is taken, odd texts and odd numbers included."""
-    for event in EVENTS:
+    for seen in (*((event,) for event in EVENTS), EVENTS):
         try:
-            _shown(subject, event)
+            _shown(subject, *seen)
         except Exception as error:
+            which = type(seen[0]).__name__ if len(seen) == 1 else "all in a row"
             raise Failed(
-                f"{type(event).__name__}: {type(error).__name__}: {error}", "an observer that raises stops the run: take events as they are"
+                f"{which}: {type(error).__name__}: {error}", "an observer that raises stops the run: take events as they are"
             ) from error
-    return f"{len(EVENTS)} events"
+    return f"{len(EVENTS)} events, one by one and in a row"
 
 
 def takes_later_events(subject: ComponentUnderTest) -> str:
@@ -97,9 +98,11 @@ def leaves_stdout_alone(subject: ComponentUnderTest) -> str:
     return f"{len(EVENTS)} events"
 
 
-def _shown(subject: ComponentUnderTest, event: Any) -> str:
-    """What an observer prints on stdout when it sees an event in a folder of its own."""
+def _shown(subject: ComponentUnderTest, *seen: Any) -> str:
+    """What an observer prints on stdout when it sees events in a folder of its own."""
     out = StringIO()
     with TemporaryDirectory() as folder, redirect_stdout(out), redirect_stderr(StringIO()):
-        subject.build().on_event(event, Path(folder))
+        observer = subject.build()
+        for event in seen:
+            observer.on_event(event, Path(folder))
     return out.getvalue()

@@ -7,7 +7,7 @@ from unittest import SkipTest
 
 from mtcore.data.checks import check_rows, held_out_splits
 from mtcore.data.rows import digest
-from mtcore.errors import BadRows, MissingData
+from mtcore.errors import BadRows, MissingData, MtcoreError
 from mtcore.testing.check import Failed
 from mtcore.testing.fresh import NOT_IN_A_MODULE, digest_elsewhere, first_rows, first_rows_elsewhere
 from mtcore.testing.task import TaskUnderTest
@@ -24,9 +24,14 @@ def rows_well_formed(task: TaskUnderTest) -> str:
     if task.absent:
         raise Failed(task.absent, "put the rows there, or let rows() look elsewhere")
     if isinstance(task.reading, BadRows):
-        raise Failed(str(task.reading), "mend these rows, or fields() and answer(), which say what a row means")
+        raise Failed(str(task.reading), "mend these rows, or what says what a row means: fields() and answer(), or the task file")
     if isinstance(task.reading, MissingData):
-        raise Failed(str(task.reading), "let rows() give rows for 'train' and for 'validation'")
+        raise Failed(
+            str(task.reading),
+            "see that there are rows for 'train' and for 'validation': from rows(), or in the files and shares of the task file",
+        )
+    if isinstance(task.reading, MtcoreError):
+        raise Failed(str(task.reading), "mend the file that the message names")
     if isinstance(task.reading, Exception):
         raise task.reading
     data, aside = task.reading
