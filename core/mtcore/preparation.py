@@ -149,7 +149,9 @@ class Preparer:
             "reference": config.reference,
         }
         components = {kind: self.registry.describe(use) for kind, use in uses.items()}
-        return Resolved(name, config, method, scheduler, reference, tasks, known, groups, stages, components, warnings, ahead=ahead, update=update)
+        return Resolved(
+            name, config, method, scheduler, reference, tasks, known, groups, stages, components, warnings, ahead=ahead, update=update
+        )
 
     def _stages(
         self, group: Group, known: Sequence[TaskProfile], scheduler: StageScheduler, method: Method, config: RunConfig
@@ -162,9 +164,7 @@ class Preparer:
 
     def _most_steps(self, group: Group, known: Sequence[TaskProfile], scheduler: StageScheduler, config: RunConfig) -> int:
         """Steps of a group's stages if every task that is not yet measured turns out to be high-resource."""
-        members = [
-            p.model_copy(update={"resource": "high"}) if p.resource == "unknown" else p for p in known if p.name in group.tasks
-        ]
+        members = [p.model_copy(update={"resource": "high"}) if p.resource == "unknown" else p for p in known if p.name in group.tasks]
         stream = StageStream(scheduler, self.registry.sampler, members, seed=config.seeds[0], max_steps=config.max_steps)
         return sum(compiled.steps or 0 for compiled in walk(stream))
 

@@ -36,9 +36,9 @@ def rows(folder: Path, scale: float, least: int, held_out: int | None, chosen: t
             raise UnknownName(f"the hotel suite has no task {name!r}; it has {', '.join(TASKS)}")
     for name in chosen or TASKS:
         made = TASKS[name].made(scale, least, held_out)
-        for split, found in made.items():
-            write_lines(folder / "hotel" / name / f"{split}.jsonl.gz", found)
-        click.echo(f"{folder / 'hotel' / name}: " + ", ".join(f"{len(found):,} {split}" for split, found in made.items()))
+        for split in made.sizes:
+            write_lines(folder / "hotel" / name / f"{split}.jsonl.gz", made.split(split))
+        click.echo(f"{folder / 'hotel' / name}: " + ", ".join(f"{size:,} {split}" for split, size in made.sizes.items()))
 
 
 @hotel.command()

@@ -1,7 +1,7 @@
 """The 17 classification tasks and the summary: what each asks of a scenario, how many rows it has, how noisy its labels are."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from random import Random
@@ -72,19 +72,32 @@ class HotelTask:
                     return str(conversation.quality if self.name == "csqr" else conversation.agitation)
                 return "yes" if conversation.happened(self.topic) else "no"
 
-    def made(self, scale: float = 1.0, least: int = 0, held_out: int | None = None) -> dict[str, list[dict[str, Any]]]:
-        """All rows, by split: `scale` of the train rows, though at least `least` of them where there are so many."""
+    def made(self, scale: float = 1.0, least: int = 0, held_out: int | None = None) -> "Rows":
+        """All rows: `scale` of the train rows, though at least `least` of them where there are so many."""
         train = max(math.ceil(self.rows * scale), min(least, self.rows))
         held = held_out or max(LEAST_HELD_OUT, math.ceil(train * HELD_OUT))
-        sizes = {"train": train, "validation": held, "test": held}
-        rows: dict[str, list[dict[str, Any]]] = {split: [] for split in sizes}
-        for document in documents(self.source, wanted=self.wants):
-            split = document.split
-            if len(rows[split]) < sizes[split]:
-                rows[split].append({"id": document.name, "text": document.text, "label": self.label(document)})
-                if all(len(rows[s]) == sizes[s] for s in sizes):
-                    return rows
-        raise AssertionError("a source has no end")
+        return Rows(self, {"train": train, "validation": held, "test": held})
+
+
+class Rows:
+    """The rows of a task, made when they are asked for and kept."""
+
+    def __init__(self, task: HotelTask, sizes: Mapping[str, int]) -> None:
+        self.sizes = sizes
+        self._task = task
+        self._documents = documents(task.source, wanted=task.wants)
+        self._made: dict[str, list[dict[str, Any]]] = {split: [] for split in sizes}
+
+    def split(self, name: str) -> Iterator[dict[str, Any]]:
+        """The rows of a split, one by one."""
+        made = self._made[name]
+        for number in range(self.sizes[name]):
+            while len(made) <= number:
+                document = next(self._documents)
+                if len(self._made[document.split]) < self.sizes[document.split]:
+                    row = {"id": document.name, "text": document.text, "label": self._task.label(document)}
+                    self._made[document.split].append(row)
+            yield made[number]
 
 
 TASKS = {
@@ -154,7 +167,7 @@ class HotelAdapter(TaskAdapter):
     task: ClassVar[HotelTask]
 
     def rows(self, split: str) -> Iterable[Any]:
-        return task_rows(self.data, f"hotel/{self.task.name}", split) if self.data else _made(self.task)[split]
+        return task_rows(self.data, f"hotel/{self.task.name}", split) if self.data else _made(self.task).split(split)
 
     def fields(self, row: Mapping[str, Any]) -> Mapping[str, str]:
         return {self.spec.fields[0]: row["text"]}
@@ -165,7 +178,7 @@ class HotelAdapter(TaskAdapter):
 
 
 @cache
-def _made(task: HotelTask) -> dict[str, list[dict[str, Any]]]:
+def _made(task: HotelTask) -> Rows:
     return task.made()
 
 

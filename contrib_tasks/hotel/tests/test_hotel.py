@@ -51,7 +51,8 @@ def test_there_are_the_tasks_of_the_paper_in_its_sizes() -> None:
 
 
 def test_the_same_rows_come_out_everywhere_and_always() -> None:
-    made = json.dumps(TASKS["pg-a"].made(scale=0.05, held_out=20), ensure_ascii=False)
+    rows = TASKS["pg-a"].made(scale=0.05, held_out=20)
+    made = json.dumps({split: list(rows.split(split)) for split in rows.sizes}, ensure_ascii=False)
     assert hashlib.sha256(made.encode()).hexdigest() == "0f66883358b3c385923f0313e40f96efae48e5522bae3ec9add890c12b4d6d92"
 
 
@@ -175,6 +176,14 @@ def test_without_a_data_folder_rows_are_made_at_full_size() -> None:
     adapter = next(a for a in ADAPTERS if a.task.name == "idm")
     assert len(list(adapter().rows("train"))) == 1200
     assert len(list(adapter().rows("test"))) == 500
+
+
+def test_the_first_rows_are_there_at_once_and_the_order_of_reading_changes_none() -> None:
+    rows, other = TASKS["uc-a"].made(), TASKS["uc-a"].made()
+    first = next(rows.split("train"))
+    test = list(islice(other.split("test"), 50))
+    assert first == next(other.split("train"))
+    assert test == list(islice(rows.split("test"), 50))
 
 
 def test_adapters_can_be_pickled() -> None:
