@@ -102,7 +102,7 @@ def make_report(tasks=TASKS, **changes):
         "base": {"digest": "b" * 64, "revision": None},
         "seeds": [1],
         "groups": [group],
-        "warnings": ["toys/good: few rows", "elsewhere/task: not here", "group all: skipped"],
+        "warnings": ["toys/good: few rows", "elsewhere/task: not here", "group all: skipped", "group other: not here either"],
         "versions": {"mtcore": "0.1.0", "torch": "2.13.0"},
         "update": None,
     }

@@ -54,7 +54,7 @@ def model_card(report: Report, group: Report, seed: int, manifest: BundleManifes
         markdown_table([["task", "licence", "source", "train rows", "rows that decide", "plugin"], *map(_data, tasks)]),
         "The licence of the base model holds beside those of the data.",
         "## Known limits",
-        "\n".join(_limits(report, tasks)) or "None were found beside the verdicts.",
+        "\n".join(_limits(report, group, tasks)) or "None were found beside the verdicts.",
         "## Use",
         _use(next((t["name"] for t in tasks if t["qualified"]), tasks[0]["name"]), manifest, has_weights=has_weights),
         "## Versions",
@@ -115,14 +115,15 @@ def _data(task: Report) -> list[str]:
     return [task["name"], data["licence"], data["source"], *rows, data["plugin"]]
 
 
-def _limits(report: Report, tasks: Sequence[Report]) -> list[str]:
-    """The warnings about these tasks, and about none in particular."""
+def _limits(report: Report, group: Report, tasks: Sequence[Report]) -> list[str]:
+    """The warnings about these tasks and their group, and about none in particular."""
     own = {task["name"] for task in tasks}
+    others = tuple(f"group {other['name']}: " for other in report["groups"] if other["name"] != group["name"])
     lines = [([name for name in names if name in own], names, text) for names, text in warning_lines(report)]
     return [
         f"- {on_one_line(text)}" + (f" ({on_one_line(', '.join(about))})" if about else "")
         for about, names, text in lines
-        if about or not names
+        if about or not (names or text.startswith(others))
     ]
 
 
