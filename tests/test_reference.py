@@ -1,6 +1,9 @@
 """The reference pages are what the code makes of them, and no option is without a meaning."""
 
 import importlib.util
+import json
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
@@ -28,10 +31,17 @@ def generate() -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="module")
+def made() -> dict[str, str]:
+    """The pages, made in a process of their own: click keeps a command's help option as whoever called it first had it."""
+    script = "import json, runpy, sys; print(json.dumps(runpy.run_path(sys.argv[1])['pages']()))"
+    run = subprocess.run([sys.executable, "-c", script, str(DOCS / "generate.py")], capture_output=True, text=True, check=True)
+    return dict(json.loads(run.stdout))
+
+
 @pytest.mark.parametrize("page", ["run-file.md", "commands.md"])
-def test_a_reference_page_is_what_the_code_makes_of_it(generate: ModuleType, page: str) -> None:
-    written = (DOCS / page).read_text(encoding="utf-8")
-    assert written == generate.pages()[page], "make the reference pages anew: python docs/generate.py"
+def test_a_reference_page_is_what_the_code_makes_of_it(made: dict[str, str], page: str) -> None:
+    assert (DOCS / page).read_text(encoding="utf-8") == made[page], "make the reference pages anew: python docs/generate.py"
 
 
 def test_every_key_has_a_meaning(generate: ModuleType) -> None:
