@@ -127,3 +127,8 @@ Event = (
     | VariantJudged
     | RunEnded
 )
+
+
+def reference_work(task: str) -> str:
+    """What measuring a task alone is called as a work."""
+    return f"reference {task}"

@@ -10,6 +10,7 @@ from typing import Any
 
 from mtcore import events, runfolder
 from mtcore.config import RunConfig, RunFile
+from mtcore.contracts import Method
 from mtcore.data.stages import StageStream
 from mtcore.errors import RunError
 from mtcore.evaluation.card import leave_cards
@@ -18,10 +19,10 @@ from mtcore.evaluation.tables import comparison, comparison_markdown, markdown
 from mtcore.files import locked, read_model, write_json, write_text
 from mtcore.fitting import Fitting, renders
 from mtcore.modeling.load import find_base
-from mtcore.preparation import Emit, Preparer, group_work
+from mtcore.preparation import Emit, PreparedTask, Preparer, group_work
 from mtcore.references import Measurement, Reference, ReferenceStore, with_references
 from mtcore.registry import Registry
-from mtcore.types import Cost, Group, Ledger, TaskProfile
+from mtcore.types import Cost, Fitted, Group, Ledger, TaskProfile
 from mtcore.verdicts import GroupResult, Measured, Prepared, judge_variant
 
 
@@ -118,14 +119,30 @@ def fit(prepared: Prepared, measured: Measured, registry: Registry, fitting: Fit
     return results
 
 
+def ask(
+    method: Method, bundle: Path, tasks: Mapping[str, PreparedTask], fitting: Fitting, *, fingerprint: str, fitted: Fitted | None
+) -> GroupResult:
+    """What a model, loaded as it would be served, answers to every row of the verdict."""
+    predictor = method.load(bundle, renders(tasks))
+    judged = fitting.evaluate(predictor, {name: task.exam(task.judged_on) for name, task in tasks.items()})
+    return GroupResult(
+        fingerprint=fingerprint,
+        fitted=fitted,
+        answers={name: tuple(answers) for name, answers in judged.answers.items()},
+        failures=dict(judged.failures),
+        verdict_cost=Cost(tokens=judged.tokens, seconds=judged.seconds),
+    )
+
+
 def publish(outcome: VariantOutcome, folder: Path, fitting: Fitting) -> None:
     """Leave the variant's report beside its bundles, and a card in each of them."""
     fitting.emit(events.VariantJudged(outcome.variant, outcome.average, sum(len(g.qualified) for g in outcome.groups), len(outcome.tasks)))
     if fitting.is_main:
+        report = outcome.as_json()
         write_text(folder / outcome.variant / runfolder.SAMPLES, json.dumps(outcome.resampled, allow_nan=False))
-        write_json(folder / outcome.variant / "report.json", outcome.as_json())
+        write_json(folder / outcome.variant / "report.json", report)
         write_text(folder / outcome.variant / "report.md", markdown(outcome))
-        leave_cards(outcome.as_json())
+        leave_cards(report)
 
 
 def compare(run: str, outcomes: Sequence[VariantOutcome], folder: Path, fitting: Fitting) -> None:
@@ -172,15 +189,7 @@ def _fit_group(
         update=prepared.update.live.folder if prepared.update else None,
     )
     fitting.wait()
-    predictor = prepared.method.load(Path(fitted.bundle), renders(tasks))
-    judged = fitting.evaluate(predictor, {name: task.exam(task.judged_on) for name, task in tasks.items()})
-    result = GroupResult(
-        fingerprint=fingerprint,
-        fitted=fitted,
-        answers={n: tuple(a) for n, a in judged.answers.items()},
-        failures=dict(judged.failures),
-        verdict_cost=Cost(tokens=judged.tokens, seconds=judged.seconds),
-    )
+    result = ask(prepared.method, Path(fitted.bundle), tasks, fitting, fingerprint=fingerprint, fitted=fitted)
     if fitting.is_main:
         compiled = [stream.next(fitted.done[:number], Ledger()) for number in range(len(fitted.done))]
         write_json(place / "plan.json", [asdict(c.plan) for c in compiled if c and c.plan])

@@ -139,7 +139,7 @@ class Preparer:
         warnings += update.warnings if update else ()
         warnings += self.registry.missed(config.tasks)
         stages = {g.name: self._stages(g, known, alone if scheduler.alone else scheduler, method, config) for g in groups}
-        ahead = {reference_work(p.name): self._reference_steps(p, alone, config, warnings) * len(config.seeds) for p in known}
+        ahead = {events.reference_work(p.name): self._reference_steps(p, alone, config, warnings) * len(config.seeds) for p in known}
         for group in groups if method.uses_stages and not scheduler.alone else ():
             ahead |= {group_work(name, group, seed, config): self._most_steps(group, known, scheduler, config) for seed in config.seeds}
         uses: dict[str, Use] = {
@@ -199,11 +199,6 @@ class Preparer:
                 self.emit(events.Warned(entry.name, warning))
             self._read[key] = prepared
         return self._read[key]
-
-
-def reference_work(task: str) -> str:
-    """What measuring a task alone is called in events."""
-    return f"reference {task}"
 
 
 def group_work(variant: str, group: Group, seed: int, config: RunConfig) -> str:

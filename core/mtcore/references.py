@@ -17,7 +17,7 @@ from mtcore.evaluation.evaluate import statistics
 from mtcore.evaluation.qualify import judge
 from mtcore.files import locked, read_model, write_text
 from mtcore.fitting import Fitting, renders
-from mtcore.preparation import PreparedTask, reference_work
+from mtcore.preparation import PreparedTask
 from mtcore.registry import Registry
 from mtcore.types import Answer, Base, Cost, Evaluation, Frozen, Group, Resource, TaskProfile
 
@@ -133,7 +133,7 @@ class ReferenceStore:
             seed=wanted.seed,
             folder=folder / "work",
             bundle=folder / "bundle",
-            work=reference_work(name),
+            work=events.reference_work(name),
             fingerprint=wanted.key,
         )
         self.fitting.wait()

@@ -12,12 +12,11 @@ from mtcore.config import RunFile
 from mtcore.evaluation.comparison import Judgement, compare
 from mtcore.evaluation.report import VariantOutcome
 from mtcore.files import locked, read_model, write_text
-from mtcore.fitting import Fitting, renders
+from mtcore.fitting import Fitting
 from mtcore.live import LiveBundle, Update, require_one_model
 from mtcore.preparation import Preparer
 from mtcore.references import ReferenceStore
 from mtcore.registry import Registry
-from mtcore.types import Cost
 from mtcore.verdicts import GroupResult, Prepared, judge_variant
 
 GONE = "no reference with these rows and settings is in the store any more: it is measured again"
@@ -79,20 +78,12 @@ def _known_to(live: LiveBundle, prepared: Prepared) -> Prepared:
 
 
 def _ask(live: LiveBundle, known: Prepared, fitting: Fitting, path: Path) -> GroupResult:
-    """What the live bundle, loaded as it is served, answers to every row of the verdict; asked once."""
+    """What the live bundle answers to every row of the verdict; asked once."""
     table = {"bundle": live.digest, "tasks": {name: task.digest for name, task in known.tasks.items()}}
     fingerprint = hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
     if path.is_file() and (kept := read_model(path, GroupResult)).fingerprint == fingerprint:
         return kept
-    predictor = known.method.load(live.folder, renders(known.tasks))
-    judged = fitting.evaluate(predictor, {name: task.exam(task.judged_on) for name, task in known.tasks.items()})
-    result = GroupResult(
-        fingerprint=fingerprint,
-        fitted=None,
-        answers={name: tuple(answers) for name, answers in judged.answers.items()},
-        failures=dict(judged.failures),
-        verdict_cost=Cost(tokens=judged.tokens, seconds=judged.seconds),
-    )
+    result = pipeline.ask(known.method, live.folder, known.tasks, fitting, fingerprint=fingerprint, fitted=None)
     if fitting.is_main:
         write_text(path, result.model_dump_json(indent=1))
     return result

@@ -94,9 +94,9 @@ class Rows:
         for number in range(self.sizes[name]):
             while len(made) <= number:
                 document = next(self._documents)
-                if len(self._made[document.split]) < self.sizes[document.split]:
-                    row = {"id": document.name, "text": document.text, "label": self._task.label(document)}
-                    self._made[document.split].append(row)
+                split = document.split
+                if len(self._made[split]) < self.sizes[split]:
+                    self._made[split].append({"id": document.name, "text": document.text, "label": self._task.label(document)})
             yield made[number]
 
 

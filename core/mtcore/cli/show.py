@@ -11,6 +11,7 @@ import click
 from mtcore.cli.common import json_option, load_registry, print_json, print_table, read_run
 from mtcore.cli.drawing import Page, visible
 from mtcore.config import RunConfig
+from mtcore.contracts import TaskAdapter
 from mtcore.data.anatomy import Anatomy, Token, dissect, label_tokens
 from mtcore.data.rows import BadRow, read_rows
 from mtcore.data.text import TextEncoder
@@ -60,19 +61,7 @@ def show(
     base, missing = find_tokenizer(model, config)
     encoder = None if base is None else method.encoder(base)
     adapter = registry.build_task(entry, Path(config.data) if config.data else None)
-    found: list[Example] = []
-    aside: list[BadRow] = []
-    for row in read_rows(entry.name, adapter, split):
-        if isinstance(row, BadRow):
-            aside.append(row)
-        else:
-            found.append(row)
-        if len(found) == rows:
-            break
-    if not found:
-        raise MissingData(
-            f"{entry.name}: there are no valid {split} rows" + (f"; {len(aside)} were set aside: {aside[0].reason}" if aside else "")
-        )
+    found, aside = first_rows(entry.name, adapter, split, rows)
     spec, place = adapter.spec, method.config.layout
     anatomies = dissect(spec, found, place, adapter.render, encoder)
     if as_json:
@@ -99,6 +88,24 @@ def show(
         click.echo(f"set aside: {bad.file}, line {bad.line}: {bad.reason}", err=True)
     if missing:
         click.echo(f"no token ids: {missing}\nOr take another model's tokenizer: --model MODEL", err=True)
+
+
+def first_rows(name: str, adapter: TaskAdapter, split: str, count: int) -> tuple[list[Example], list[BadRow]]:
+    """The first valid rows, and the malformed ones between them. Raises MissingData where no row is valid."""
+    found: list[Example] = []
+    aside: list[BadRow] = []
+    for row in read_rows(name, adapter, split):
+        if isinstance(row, BadRow):
+            aside.append(row)
+        else:
+            found.append(row)
+        if len(found) == count:
+            break
+    if not found:
+        raise MissingData(
+            f"{name}: there are no valid {split} rows" + (f"; {len(aside)} were set aside: {aside[0].reason}" if aside else "")
+        )
+    return found, aside
 
 
 def find_task(task: str, registry: Registry, config: RunConfig | None) -> Entry:

@@ -77,7 +77,7 @@ class Progress(Observer):
         self._say(f"run {event.run}{' (resumed)' if event.resumed else ''}: variants {variants}; seeds {seeds}")
 
     def _reference(self, event: events.ReferenceReady) -> None:
-        self._ahead.pop(f"reference {event.task}", None)
+        self._ahead.pop(events.reference_work(event.task), None)
         chance = ", at chance" if event.is_at_chance else ""
         epoch = "" if event.saturation_epoch is None else f", saturates in epoch {event.saturation_epoch}, {event.resource}-resource"
         self._say(f"  reference {event.task}: {event.score:.4f}{epoch}{chance} ({event.source})")

@@ -12,7 +12,8 @@ Language = Literal["en", "zh"]
 
 CHOICE = re.compile(r"\[([^\[\]]*)\]")
 SLOT = re.compile(r"\{(\w+)\}")
-LAST = {"name": 10, "room": 900, "number": 9000, "gate": 20}
+NUMBERS = {"room": (100, 900), "number": (1000, 9000), "gate": (1, 20)}
+"""Slots that hold a number: the lowest, and how many there are."""
 
 
 @cache
@@ -47,4 +48,5 @@ def _fill(rng: Random, slot: str, words: Mapping[str, Sequence[str]], language: 
             if language == "en"
             else f"{pick(rng, ('早上', '晚上'))}{1 + below(rng, 11)}点"
         )
-    return str({"room": 100, "number": 1000, "gate": 1}[slot] + below(rng, LAST[slot]))
+    lowest, count = NUMBERS[slot]
+    return str(lowest + below(rng, count))
