@@ -50,6 +50,9 @@ Array = NDArray[np.float64]
 class Options(Frozen):
     """Base of every component's nested `Config`."""
 
+    indifferent: ClassVar[frozenset[str]] = frozenset()
+    """Options that change no result beyond rounding: they are no part of what a reference or a model is known by."""
+
 
 class Component:
     """Anything that a run file can name."""
@@ -120,6 +123,11 @@ class Sampler(Component, ABC):
     needs: ClassVar[frozenset[Signal]] = frozenset()
     """What the ledger must hold for this sampler; empty for static ones."""
 
+    @property
+    def every(self) -> int:
+        """Draws between two decisions of a sampler that needs signals: it is asked again at each such border."""
+        return 4096
+
     @abstractmethod
     def epoch_draws(self, profiles: Sequence[TaskProfile]) -> int:
         """How many draws one epoch is."""
@@ -139,6 +147,10 @@ class StageScheduler(Component, ABC):
     def next_stage(self, profiles: Sequence[TaskProfile], done: Sequence[StageDone], sampler: "SamplerFactory") -> Stage | None:
         """The stage after `done`, or None at the end."""
 
+    def keep(self, done: Sequence[StageDone], evaluations: Sequence[Evaluation]) -> set[str]:
+        """Checkpoints that a later stage may start from, beside the newest and the best; `evaluations` are those of the stage at hand."""
+        return set()
+
 
 class SamplerFactory(Protocol):
     """Builds the sampler that a stage names, so that a scheduler can ask for the length of its epoch."""
@@ -151,6 +163,9 @@ class Stages(Protocol):
 
     def next(self, done: Sequence[StageDone], ledger: Ledger) -> "Any | None":
         """The next stage with its mixture and plan (`mtcore.data.stages.CompiledStage`), or None at the end."""
+
+    def keep(self, done: Sequence[StageDone], evaluations: Sequence[Evaluation]) -> set[str]:
+        """Checkpoints that a later stage may start from (`StageScheduler.keep`)."""
 
 
 @dataclass(frozen=True)

@@ -88,15 +88,13 @@ class Registry:
         return entry.cls(config)
 
     def describe(self, use: Use) -> dict[str, Any]:
-        """What `use` means, as data: `plugin/name`, and every option with defaults, nested components alike."""
+        """What `use` means, as data: `plugin/name`, and every option that matters with defaults, nested components alike."""
         entry = self.find(use.kind, use.use)
         config = validate(entry.cls.Config, use.options, f"{use.kind} {use.use!r}")
         options = {key: self.describe(value) if isinstance(value, Use) else value for key, value in config.__dict__.items()}
         plain = config.model_dump(mode="json")
-        return {
-            "use": f"{entry.plugin.name}/{entry.name}",
-            **{k: v if isinstance(v, dict) and "use" in v else plain[k] for k, v in options.items()},
-        }
+        told = {k: v if isinstance(v, dict) and "use" in v else plain[k] for k, v in options.items() if k not in config.indifferent}
+        return {"use": f"{entry.plugin.name}/{entry.name}", **told}
 
     def filter(self, use: FilterUse) -> TaskFilter:
         return cast(TaskFilter, self.build(use))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mtcore.contracts import Sampler, SamplerFactory, StageScheduler
 from mtcore.data.mixture import MixturePlan, PlanTask
 from mtcore.errors import ConfigError, MtcoreError, RunError
-from mtcore.types import Ledger, Mixture, Stage, StageDone, TaskProfile
+from mtcore.types import Evaluation, Ledger, Mixture, Stage, StageDone, TaskProfile
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,10 @@ class StageStream:
         self._seed = seed
         self._max_steps = max_steps
 
+    def keep(self, done: Sequence[StageDone], evaluations: Sequence[Evaluation]) -> set[str]:
+        """Checkpoints that a later stage may start from."""
+        return self._scheduler.keep(done, evaluations)
+
     def next(self, done: Sequence[StageDone], ledger: Ledger) -> CompiledStage | None:
         """The stage after `done`, cut short where the cap on steps ends it, or None at the end."""
         left = None if self._max_steps is None else self._max_steps - sum(d.steps for d in done)
@@ -56,8 +60,12 @@ class StageStream:
         return self._compile(stage, done, ledger)
 
     def _compile(self, stage: Stage, done: Sequence[StageDone], ledger: Ledger) -> CompiledStage:
-        if stage.start not in ("base", "last"):
-            raise ConfigError(f"stage {stage.name!r} starts from {stage.start!r}; this version keeps no earlier checkpoints to start from")
+        known = {e.checkpoint for d in done for e in d.evaluations}
+        if stage.start not in ("base", "last") and stage.start not in known:
+            raise ConfigError(
+                f"stage {stage.name!r} starts from {stage.start!r}, which is neither 'base' nor 'last' nor a checkpoint of an earlier stage "
+                f"({', '.join(sorted(known)) or 'there is none'})"
+            )
         profiles = [self._profiles[name] for name in stage.tasks or ()]
         mixture = self._mixture(self._sampler(stage.sampler), profiles, stage, ledger)
         if stage.draws is None:

@@ -140,7 +140,9 @@ def _run_stage(
     stage, (mixture, plan, steps) = compiled.stage, compiled.decided
     if progress.step == 0:
         _start(trainee, stage.start, workspace, origin)
-        progress = progress.with_({"ledger": progress.ledger.append(LedgerEntry(stage=stage.name, position=0, mixture=mixture))})
+        progress = progress.with_(
+            {"ledger": progress.ledger.append(LedgerEntry(stage=stage.name, number=compiled.number, position=0, mixture=mixture))}
+        )
         workspace.emit(events.StageStarted(workspace.work, stage, steps, mixture.shares))
     workspace.emit(events.WorkStarted(workspace.work, steps, progress.step, workspace.fingerprint))
     marks = evaluation_marks(stage, plan.draws)
@@ -211,7 +213,7 @@ def _evaluate_and_save(
         {
             "saved": progress.saved + 1,
             "evaluations": (*progress.evaluations, evaluation),
-            "ledger": progress.ledger.append(LedgerEntry(stage=stage.name, position=draws, evaluation=evaluation)),
+            "ledger": progress.ledger.append(LedgerEntry(stage=stage.name, number=compiled.number, position=draws, evaluation=evaluation)),
             "evaluation_cost": progress.evaluation_cost + spent,
         }
     )

@@ -190,7 +190,7 @@ def _ledger() -> Ledger:
     evaluation = Evaluation(
         stage="toy", step=10, draws=100, epoch=1.0, scores=scores, qualified=1, average=0.5, losses={p.name: 1.0 for p in _few()}
     )
-    return Ledger().append(LedgerEntry(stage="toy", position=100, evaluation=evaluation))
+    return Ledger().append(LedgerEntry(stage="toy", number=0, position=100, evaluation=evaluation))
 
 
 def _told(error: Exception) -> str:
