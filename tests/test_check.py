@@ -235,7 +235,7 @@ def test_what_is_not_there_is_told_with_the_nearest_names() -> None:
 def test_without_a_name_it_lists_what_can_be_checked() -> None:
     listed = json.loads(run("--json").stdout)
     assert {"name": "toys/careful", "kind": "task", "distribution": "toys"} in listed
-    assert {e["kind"] for e in listed} == {"task", "filter", "sampler", "scheduler", "method", "observer"}
+    assert {e["kind"] for e in listed} == {"task", "filter", "sampler", "scheduler", "method", "launcher", "observer"}
     result = run("--kind", "sampler")
     assert "toys/share" in result.stdout
     assert "toys/careful" not in result.stdout

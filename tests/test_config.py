@@ -327,7 +327,7 @@ def test_options_are_as_strict_as_the_run_file(registry):
 
 def test_everything_that_is_the_default_can_be_built(registry):
     config = RunConfig()
-    for use in (config.filter, config.method, config.scheduler, config.reference, *config.observers):
+    for use in (config.filter, config.method, config.scheduler, config.reference, config.launcher, *config.observers):
         assert registry.build(use).name == use.use
 
 

@@ -162,7 +162,7 @@ def test_a_check_that_fails_itself_is_a_finding_and_the_others_go_on(config):
 def test_a_broken_plugin_is_told_with_its_owner(config):
     broken = Plugin("toys", "their-toys", "1.0", "failed", error="SyntaxError: invalid syntax")
     registry = Registry(
-        [*BOX.plugins, broken], [e for kind in ("filter", "sampler", "scheduler", "method", "observer") for e in BOX.entries(kind)]
+        [*BOX.plugins, broken], [e for kind in ("filter", "sampler", "scheduler", "method", "launcher", "observer") for e in BOX.entries(kind)]
     )
     assert "plugin 'toys' of their-toys 1.0 provides nothing: SyntaxError" in found(config, registry=registry, name="plugins")[0][1]
     ((status, text),) = found(changed(config, tasks=["toys/a"]), registry=registry, name="components")

@@ -242,6 +242,17 @@ def test_the_page_holds_what_a_reader_needs_to_judge_and_to_repeat():
         assert part in text
 
 
+def test_costs_are_told_with_speed_utilisation_and_where_the_peak_is_from():
+    groups = {"all": MIXED}
+    assert "MFU:" not in rendered(make_report(groups))
+    assert ">shared</th>" not in rendered(make_report(groups))
+    stage = Cost(steps=100, tokens=6000, example_tokens=8000, flops=1e12, seconds=60).metered(4e10, "a clock & a ruler")
+    page = rendered(make_report(groups, cost={"references": Cost(steps=400, flops=4e12, seconds=300), "stage mixture": stage}))
+    assert '<td class="n">100</td><td class="n">41.7 %</td>' in page
+    assert '<td class="n">25.0 %</td>' in page
+    assert "over the peak of its devices (a clock &amp; a ruler)." in page
+
+
 def test_tasks_of_which_the_same_is_said_share_a_line_and_like_lines_stand_together():
     warnings = ["x: 3 rows repeat", "group all: skipped", "y: no test split", "y: 4 rows repeat", "x: no test split"]
     lines = warning_lines(make_report({"all": [make_task("x"), make_task("y")]}, warnings=warnings), known=["group all: skipped"])

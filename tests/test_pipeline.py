@@ -69,7 +69,7 @@ def toy_task(name, *, words=("差", "好"), rows=48, output="binary", flip=0.0, 
 
 def registry_with(*tasks):
     installed = load_plugins(environment="")
-    boxed = [e for kind in ("filter", "sampler", "scheduler", "method", "observer") for e in installed.entries(kind)]
+    boxed = [e for kind in ("filter", "sampler", "scheduler", "method", "launcher", "observer") for e in installed.entries(kind)]
     return Registry([*installed.plugins, TOYS], [*boxed, *tasks])
 
 

@@ -470,7 +470,7 @@ def shelf(site: Path) -> Path:
 
 def test_plugins_lists_what_each_provides_or_why_it_does_not(shelf: Path) -> None:
     rows = {row["name"]: row for row in answered(mtcore("plugins", "--json", path=shelf))}
-    kinds = ("tasks", "filters", "samplers", "schedulers", "methods", "observers", "commands")
+    kinds = ("tasks", "filters", "samplers", "schedulers", "methods", "launchers", "observers", "commands")
     assert rows["talker"] == {
         "name": "talker",
         "distribution": "talker",

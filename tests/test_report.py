@@ -240,8 +240,39 @@ def test_tasks_at_chance_are_said_to_be_so_in_the_report_and_in_the_comparison()
 
 def test_the_cost_table_gives_the_share_of_padding():
     lines = {line[0]: line for line in cost_table(make_outcome())}
-    assert lines["references"] == ["references", "10", "0", "100", "50.0%", "0", "0 s"]
+    assert lines["references"] == ["references", "10", "0", "100", "50.0%", "0", "0 s", "–", "–"]
     assert lines["stage mixture"][4] == "0.0%"
+
+
+COUNTED = {
+    "references": Cost(steps=10, tokens=3000, flops=3e9, seconds=2.0).metered(3e9, "a clock"),
+    "stage mixture": Cost(steps=5, tokens=750, example_tokens=1000, flops=1e9, seconds=0.5),
+}
+
+
+def test_the_cost_table_gives_speed_and_utilisation_where_they_are_known():
+    head, *lines = cost_table(make_outcome(cost=COUNTED))
+    told = {line[0]: dict(zip(head, line, strict=True)) for line in lines}
+    assert [told[name]["tokens/s"] for name in ("references", "stage mixture")] == ["1,500", "1,500"]
+    assert [told[name]["MFU"] for name in ("references", "stage mixture")] == ["50.0 %", "–"]
+    assert told["total references + shared"]["MFU"] == "50.0 %"
+    assert "MFU: the FLOP that the model demands over the peak of its devices (a clock)." in markdown(make_outcome(cost=COUNTED))
+    assert "MFU:" not in markdown(make_outcome())
+
+
+def test_what_sharing_documents_saved_is_told_only_where_it_saved_something():
+    head, *lines = cost_table(make_outcome(cost=COUNTED))
+    told = {line[0]: dict(zip(head, line, strict=True)) for line in lines}
+    assert [told[name]["shared"] for name in ("references", "stage mixture")] == ["0.0%", "25.0%"]
+    assert "shared" not in cost_table(make_outcome())[0]
+
+
+def test_the_json_holds_rates_beside_counts():
+    cost = make_outcome(cost=COUNTED).as_json()["cost"]
+    assert cost["references"]["utilisation"] == pytest.approx(0.5)
+    assert cost["stage mixture"]["utilisation"] is None
+    assert (cost["stage mixture"]["saved"], cost["stage mixture"]["tokens_per_second"]) == (250, 1500)
+    assert cost["total references + shared"]["peaks"] == ["a clock"]
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.0, "0"), (5e9, "5 G"), (3.14159e12, "3.14 T"), (9.996e14, "1 P"), (2.5e18, "2.5 E")])

@@ -24,6 +24,7 @@ from mtcore.testing import (
     Check,
     Outcome,
     filter_checks,
+    launcher_checks,
     method_checks,
     observer_checks,
     sampler_checks,
@@ -34,6 +35,7 @@ from mtcore.testing import (
     toy_profiles,
 )
 from mtcore.testing.observers import EVENTS
+from mtcore.testing.scenes import SCENES
 from mtcore.testing.toys import OUTPUTS, toy_tokenizer
 from mtcore.types import Base, Group, Ledger, Mixture, OutputKind, SamplerUse, Stage, TaskSpec
 
@@ -552,7 +554,73 @@ def test_a_sampler_may_look_at_what_it_declares() -> None:
     class Dynamic(Peeks):
         needs = frozenset({"scores"})
 
-    assert skipped(sampler_checks(Dynamic, module=None))["ledger-as-declared"] == "it needs scores"
+    assert failed(sampler_checks(Dynamic, module=None)) == {}
+    assert skipped(sampler_checks(Even, module=None))["any-ledger"] == "it needs nothing of the ledger"
+
+
+class ByLoss(Even):
+    """A sound sampler that decides on the way, for others to spoil."""
+
+    needs = frozenset({"train-loss"})
+
+    def mix(self, profiles, draws, ledger):
+        losses = {n: loss for e in ledger.entries for n, loss in e.train_losses.items()}
+        return self.weighed({p.name: 0.1 + min(9.0, losses.get(p.name, 1.0)) for p in profiles})
+
+    def weighed(self, weights):
+        return Mixture(shares={name: weight / sum(weights.values()) for name, weight in weights.items()})
+
+
+class NeedsAll(ByLoss):
+    def mix(self, profiles, draws, ledger):
+        return self.weighed({p.name: 1.0 + ledger.entries[-1].train_losses[p.name] for p in profiles})
+
+
+class ByLossAlone(ByLoss):
+    def mix(self, profiles, draws, ledger):
+        losses = {n: loss for e in ledger.entries for n, loss in e.train_losses.items()}
+        return self.weighed({p.name: losses.get(p.name, 1.0) for p in profiles})
+
+
+class PeeksAside(ByLoss):
+    def mix(self, profiles, draws, ledger):
+        return self.weighed({p.name: 1.0 + sum(e.validation_losses.get(p.name, 0.0) for e in ledger.entries[:4]) for p in profiles})
+
+
+class RemembersLosses(ByLoss):
+    most = 0
+
+    def mix(self, profiles, draws, ledger):
+        self.most = max(self.most, len(ledger.entries))
+        return super().mix(profiles, draws, ledger).model_copy(update={"note": str(self.most)})
+
+
+class FirstLosesOut(ByLoss):
+    def mix(self, profiles, draws, ledger):
+        weights = dict.fromkeys((p.name for p in profiles), 1.0)
+        if any(e.train_losses for e in ledger.entries):
+            weights[profiles[0].name] = 0.5
+        return self.weighed(weights)
+
+
+class NeverAsked(ByLoss):
+    every = 0
+
+
+DYNAMIC_FAULTS = [
+    (ByLoss, []),
+    (NeedsAll, ["any-ledger", "deterministic"]),
+    (ByLossAlone, ["any-ledger"]),
+    (PeeksAside, ["ledger-as-declared"]),
+    (RemembersLosses, ["pure"]),
+    (FirstLosesOut, ["order-independent"]),
+    (NeverAsked, ["borders-positive"]),
+]
+
+
+@pytest.mark.parametrize(("cls", "names"), DYNAMIC_FAULTS, ids=lambda x: getattr(x, "__name__", ""))
+def test_a_sampler_that_decides_on_the_way_is_tried_with_ledgers(cls: type[Sampler], names: list[str]) -> None:
+    assert [name for name in failed(sampler_checks(cls, module=None)) if name in {n for _, all_of in DYNAMIC_FAULTS for n in all_of}] == names
 
 
 def test_options_are_given_as_in_a_run_file() -> None:
@@ -716,15 +784,46 @@ class Tires(Twice):
         return self.stage(profiles, done, learning_rate=1 / self.asked) if not done else None
 
 
+class Returns(Twice):
+    """Its second stage starts where the first was evaluated first."""
+
+    def next_stage(self, profiles, done, sampler):
+        if len(done) > 1:
+            return None
+        return self.stage(profiles, done, start=done[0].evaluations[0].checkpoint if done else "last")
+
+    def keep(self, done, evaluations):
+        return set() if done else {e.checkpoint for e in evaluations[:1]}
+
+
+class Forgets(Returns):
+    def keep(self, done, evaluations):
+        return {evaluations[0].checkpoint} if len(evaluations) == 1 else set()
+
+
+class Unready(Twice):
+    def next_stage(self, profiles, done, sampler):
+        assert not any(p.is_taught for p in profiles), "nothing is taught yet"
+        return super().next_stage(profiles, done, sampler)
+
+
+class Nostalgic(Twice):
+    def next_stage(self, profiles, done, sampler):
+        return super().next_stage([p for p in profiles if p.is_taught] or profiles, done, sampler)
+
+
 SCHEDULER_FAULTS = [
     (Endless, "terminates"),
+    (Unready, "terminates"),
     (Stranger, "tasks-are-known"),
     (Nobody, "tasks-are-known"),
     (Elite, "every-task-trained"),
+    (Nostalgic, "every-task-trained"),
     (Idle, "numbers-positive"),
     (Undecided, "decided-with-resources"),
     (Impatient, "unknown-resources"),
     (Elsewhere, "stages-compile"),
+    (Forgets, "starts-are-kept"),
     (Tires, "pure"),
 ]
 
@@ -732,6 +831,11 @@ SCHEDULER_FAULTS = [
 @pytest.mark.parametrize(("cls", "name"), SCHEDULER_FAULTS, ids=lambda x: getattr(x, "__name__", ""))
 def test_a_fault_of_a_scheduler_is_found_by_its_check_alone(cls: type[StageScheduler], name: str) -> None:
     assert list(failed(scheduler_checks(cls, module=None))) == [name]
+
+
+def test_a_scheduler_may_go_back_to_a_checkpoint_that_it_keeps() -> None:
+    outcome = tried(scheduler_checks(Returns, module=None))["starts-are-kept"]
+    assert (outcome.status, outcome.found) == ("passed", f"starts from a checkpoint: {len(SCENES)}")
 
 
 def test_a_scheduler_that_recalls_what_it_did_cannot_resume() -> None:
@@ -810,7 +914,13 @@ def test_observers_are_shown_every_event_that_there_is() -> None:
 # --- what ships in the box --------------------------------------------------------------------------------------------------------------
 
 BOX = load_plugins(environment="")
-TRIED = {"filter": filter_checks, "sampler": sampler_checks, "scheduler": scheduler_checks, "observer": observer_checks}
+TRIED = {
+    "filter": filter_checks,
+    "sampler": sampler_checks,
+    "scheduler": scheduler_checks,
+    "launcher": launcher_checks,
+    "observer": observer_checks,
+}
 BOXED = [check for kind, checks_of in TRIED.items() for entry in BOX.entries(kind) for check in checks_of(entry.cls)]
 
 

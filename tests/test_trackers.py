@@ -139,7 +139,7 @@ class Toy(TaskAdapter):
 
 def test_a_run_that_was_interrupted_says_every_step_once(base_folder, tmp_path):
     toys = Plugin("toys", "toys", "1.0", "loaded")
-    boxed = [e for kind in ("filter", "sampler", "scheduler", "method", "observer") for e in BOX.entries(kind)]
+    boxed = [e for kind in ("filter", "sampler", "scheduler", "method", "launcher", "observer") for e in BOX.entries(kind)]
     registry = Registry([*BOX.plugins, toys], [*boxed, Entry("task", "toys/a", Toy, toys)])
     table = {
         "model": str(base_folder),
@@ -200,3 +200,62 @@ def test_a_service_that_fails_is_told_once_and_the_run_goes_on(tmp_path, capsys)
     (tmp_path / "trackers").write_text("in the way")
     observe(tmp_path, START, WORK, step(1), step(2), step(1, stage="another"), END)
     assert capsys.readouterr().err.count("tracker tensorboard failed and is left out from here on") == 1
+
+
+def test_works_that_go_on_at_once_are_a_curve_each_in_one_file_each(tmp_path):
+    works = ["reference a", "reference b"]
+    begun = [events.WorkStarted(work, 3, 0) for work in works]
+    steps = [step(n, work=work, stage="alone") for n in (1, 2, 3) for work in works]
+    observe(tmp_path, START, *begun, *steps, *[events.StageEnded(work, "alone", 3, "complete") for work in works], END)
+    told = curves(tmp_path)
+    assert [[s for s, _ in told[f"reference-{name}/alone"]["loss"]] for name in "ab"] == [[1, 2, 3], [1, 2, 3]]
+    assert len(list(tmp_path.rglob("events.out.*"))) == 2
+
+
+def test_a_service_that_holds_one_curve_is_given_the_others_when_that_one_ends(tmp_path):
+    written = []
+
+    class Single:
+        """A service as wandb is one, as a list."""
+
+        def __init__(self, curve):
+            self.curve = curve
+            written.append(("start", curve))
+
+        def log(self, values, *, step):
+            written.append((self.curve, step))
+
+        def finish(self):
+            written.append(("finish", self.curve))
+
+    class Listed(Trackers):
+        def _start(self, service, curve, step, folder):
+            self._open[service, curve] = Single(curve)
+
+    trackers = Listed(Trackers.Config.model_construct(to=()))
+    trackers.config = Trackers.Config.model_construct(to=("wandb",))
+    a, b, c = "a/alone", "b/alone", "c/alone"
+    happened = [step(1, work="a", stage="alone"), step(1, work="b", stage="alone"), step(1, work="c", stage="alone")]
+    happened += [step(2, work="b", stage="alone"), events.StageEnded("b", "alone", 2, "complete"), step(2, work="a", stage="alone")]
+    happened += [events.StageEnded("a", "alone", 2, "complete"), step(2, work="c", stage="alone"), END]
+    for event in happened:
+        trackers.on_event(event, tmp_path)
+    assert [at for what, at in written if what == "start"] == [at for what, at in written if what == "finish"] == [a, b, c]
+    assert [line for line in written if line[0] in (a, b, c)] == [(name, n) for name in (a, b, c) for n in (1, 2)]
+
+
+def test_steps_that_are_taken_back_are_forgotten(tmp_path):
+    back = events.RolledBack("ours/classification", "mixture", 3, 1, "steps were skipped")
+    observe(tmp_path, START, WORK, step(1), step(2), step(3, loss=9.0), back, step(2, loss=0.25), step(3), END)
+    told = curves(tmp_path)["ours/classification/mixture-abcdef"]
+    assert told["loss"] == [(1, 0.5), (2, 0.25), (3, 0.5)]
+
+
+def test_utilisation_is_told_where_the_peak_is_known(tmp_path):
+    measured = events.MachineMeasured(1e9, "a clock", 2, "ours/classification")
+    counted = events.Stepped("ours/classification", "mixture", 1, 4, 0.5, 1e-3, 200, 0.5, flops=4e8)
+    skipped = events.StepSkipped("ours/classification", "mixture", 2, "its loss is nan", math.nan, [("a", 1)])
+    observe(tmp_path, START, WORK, measured, counted, skipped, END)
+    told = curves(tmp_path)["ours/classification/mixture-abcdef"]
+    assert told["utilisation"] == [(1, pytest.approx(0.4))]
+    assert told["skipped"] == [(2, 1)]

@@ -8,12 +8,12 @@ from accelerate import Accelerator
 from mtcore.data.mixture import MixturePlan, PlanTask
 from mtcore.data.stages import CompiledStage
 from mtcore.data.text import Encoded
-from mtcore.defaults.text2text import Text2TextConfig
-from mtcore.defaults.text2text_fit import evaluation_marks, step_batches
+from mtcore.defaults.text2text_fit import require_budget, step_batches
+from mtcore.errors import ConfigError
 from mtcore.modeling.load import load_model
-from mtcore.training.checkpoint import is_complete, newest_checkpoint, prune, save_checkpoint
-from mtcore.training.loop import warm_up_then_decay
+from mtcore.training.loop import Schedule, warm_up_then_decay
 from mtcore.training.state import Trainee
+from mtcore.training.walk import evaluation_marks
 from mtcore.types import Mixture, SamplerUse, Stage
 
 
@@ -45,21 +45,40 @@ def targets(batch, example):
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_the_parts_of_all_processes_are_the_step_of_one(processes):
-    stage, config = compiled(loss_weights={"a": 3.0}), Text2TextConfig(row_tokens=16, batch_tokens=32)
-    whole = step_batches(stage, ROWS, config, rank=0, processes=1)
-    parts = [step_batches(stage, ROWS, config, rank=rank, processes=processes) for rank in range(processes)]
+    stage = compiled(loss_weights={"a": 3.0})
+    whole = step_batches(stage, ROWS, rank=0, processes=1)
+    parts = [step_batches(stage, ROWS, rank=rank, processes=processes) for rank in range(processes)]
     for step in range(stage.steps):
-        expected = {tuple(targets(whole(step), i)): w for i, w in enumerate(whole(step).weights)}
-        batches = [part(step) for part in parts]
-        found = {tuple(targets(b, i)): w for b in batches for i, w in enumerate(b.weights) if w}
-        assert found == pytest.approx(expected)
+        one = whole(step, 32)
+        expected = {tuple(targets(one, i)): (weight, one.tasks[i]) for i, weight in enumerate(one.weights)}
+        batches = [part(step, 16) for part in parts]
+        found = {tuple(targets(b, i)): (weight, b.tasks[i]) for b in batches for i, weight in enumerate(b.weights) if weight}
+        assert found.keys() == expected.keys()
+        assert all(found[key] == pytest.approx(expected[key]) for key in found)
         assert sum(sum(b.weights) for b in batches) == pytest.approx(1)
+        assert len({len(b.micro_batches) for b in batches}) == 1, "sharded engines must go through the model equally often everywhere"
 
 
 def test_a_process_without_an_example_in_the_last_step_takes_part_with_weight_zero():
-    batch = step_batches(compiled(draws=9), ROWS, Text2TextConfig(), rank=1, processes=2)(1)
+    batch = step_batches(compiled(draws=9), ROWS, rank=1, processes=2)(1, 64)
     assert batch.weights == [0.0]
+    assert len(batch.tasks) == 1
     assert batch.micro_batches
+
+
+def test_rows_that_share_a_document_are_one_tree_of_a_step_wherever_they_are_dealt():
+    document = np.arange(50, 60, dtype=np.int32)
+    rows = [Encoded(np.concatenate([document, [100 + i]]).astype(np.int32), np.array([i, 0], np.int32), document=10) for i in range(30)]
+    stage = compiled()
+    for rank in range(2):
+        batch = step_batches(stage, {"a": rows, "b": rows[:20]}, rank=rank, processes=2)(0, 200)
+        assert sum(b.tokens for b in batch.micro_batches) in (10 + 8 * 3, 13), "all eight on one process, a filler on the other"
+
+
+def test_a_budget_below_the_longest_example_is_told_with_its_row():
+    require_budget(ROWS, 10)
+    with pytest.raises(ConfigError, match=r"batch_tokens = 8, but the longest example \(b, train row 19\) has 9 tokens"):
+        require_budget(ROWS, 8)
 
 
 def test_evaluations_fall_on_whole_epochs_and_on_the_end():
@@ -75,35 +94,22 @@ def test_a_rate_rises_over_its_warm_up_and_falls_to_zero():
     assert warm_up_then_decay(1.0, 10, 0.0, "constant")(9) == 1.0
 
 
-def test_a_checkpoint_is_complete_or_not_taken(tmp_path):
-    tensors = {"weight": torch.arange(6.0)}
-    for number in range(3):
-        save_checkpoint(tmp_path, f"ckpt-{number}", tensors, {"step": number})
-    (tmp_path / "ckpt-2" / "tensors.safetensors").write_bytes(b"torn")
-    (tmp_path / "ckpt-9.tmp-1").mkdir()
-    assert newest_checkpoint(tmp_path, "ckpt") == tmp_path / "ckpt-1"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["ckpt-0", "ckpt-1", "ckpt-2.corrupt"]
-    prune(tmp_path, "ckpt", keep={"ckpt-1"})
-    assert is_complete(tmp_path / "ckpt-1")
-    assert not (tmp_path / "ckpt-0").exists()
-
-
 def test_training_goes_on_from_a_checkpoint_to_the_same_bits(base_folder, tmp_path):
     stage = compiled()
-    batch = step_batches(stage, {k: encoded(len(v), 5) for k, v in ROWS.items()}, Text2TextConfig(), rank=0, processes=1)
-    rate = warm_up_then_decay(1e-2, stage.steps, 0.1, "cosine")
+    batch = step_batches(stage, {k: encoded(len(v), 5) for k, v in ROWS.items()}, rank=0, processes=1)
+    schedule = Schedule(batch, warm_up_then_decay(1e-2, stage.steps, 0.1, "cosine"), ("a", "b"), 64)
 
     def trainee():
         return Trainee(load_model(base_folder), Accelerator(cpu=True), weight_decay=0.1, betas=(0.9, 0.98), clip=1.0)
 
     whole = trainee()
-    losses = [step.loss.hex() for step in whole.steps(batch, rate, 0, stage.steps)]
+    losses = [step.loss.hex() for step in whole.steps(schedule, 0, stage.steps)]
     first = trainee()
-    begun = [step.loss.hex() for step in first.steps(batch, rate, 0, 3)]
+    begun = [step.loss.hex() for step in first.steps(schedule, 0, 3)]
     first.save(tmp_path, "ckpt-0", {"step": 3})
     second = trainee()
     assert second.load(tmp_path / "ckpt-0") == {"step": 3}
-    assert begun + [step.loss.hex() for step in second.steps(batch, rate, 3, stage.steps)] == losses
+    assert begun + [step.loss.hex() for step in second.steps(schedule, 3, stage.steps)] == losses
     for a, b in zip(whole.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(a, b)
 

@@ -69,7 +69,7 @@ def toy(name, *, rows=192, output="binary", plugin=TOYS, **changes):
 
 def registry_with(*tasks):
     installed = load_plugins(environment="")
-    boxed = [e for kind in ("filter", "sampler", "scheduler", "method", "observer") for e in installed.entries(kind)]
+    boxed = [e for kind in ("filter", "sampler", "scheduler", "method", "launcher", "observer") for e in installed.entries(kind)]
     return Registry([*installed.plugins, TOYS], [*boxed, *tasks])
 
 

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from mtcore import __version__
 from mtcore.data.packing import Sample, micro_batches
 from mtcore.errors import MissingData, ResumeMismatch
 from mtcore.files import write_text
+from mtcore.interrupts import Stop
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -41,6 +42,7 @@ class BaseRecipe:
     warm_up: float = 0.05
     passes: int = 1
     seed: int = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,18 @@ class BaseProgress:
     tokens_per_second: float
 
 
-def build_base(corpus: Path, folder: Path, recipe: BaseRecipe, progress: Callable[[BaseProgress], None], *, save_every: int = 100) -> Path:
+def build_base(
+    corpus: Path,
+    folder: Path,
+    recipe: BaseRecipe,
+    progress: Callable[[BaseProgress], None],
+    *,
+    stop: Stop | None = None,
+    save_every: int = 100,
+) -> Path:
     """Train a tokenizer and a decoder on the corpus and leave them in `folder` as any other base.
 
-    The same call resumes an interrupted build. `base.json` beside the weights says from what and how the base was made.
+    The same call resumes an interrupted build; one that is asked to stop saves first. `base.json` beside the weights says from what and how the base was made.
     Raises MissingData without text, ResumeMismatch when `folder` holds work from another recipe or corpus.
     """
     from tokenizers import Tokenizer
@@ -62,7 +72,7 @@ def build_base(corpus: Path, folder: Path, recipe: BaseRecipe, progress: Callabl
     from mtcore.modeling.tiny import END, new_decoder, train_tokenizer
     from mtcore.training.checkpoint import newest_checkpoint, prune
     from mtcore.training.distributed import make_accelerator
-    from mtcore.training.loop import warm_up_then_decay
+    from mtcore.training.loop import Schedule, warm_up_then_decay
     from mtcore.training.state import Trainee
 
     work = folder / "work"
@@ -92,17 +102,28 @@ def build_base(corpus: Path, folder: Path, recipe: BaseRecipe, progress: Callabl
         eos_id=eos_id,
         seed=recipe.seed,
     )
-    trainee = Trainee(model, make_accelerator(), weight_decay=0.1, betas=(0.9, 0.98), clip=1.0)
+    trainee = Trainee(model, make_accelerator(recipe.precision), weight_decay=0.1, betas=(0.9, 0.98), clip=1.0)
     done = 0
     if checkpoint := newest_checkpoint(work, "step"):
         done = int(trainee.load(checkpoint)["step"])
-    rate = warm_up_then_decay(recipe.learning_rate, len(steps), recipe.warm_up, "cosine")
-    for step in trainee.steps(lambda number: _step_batch(steps[number], recipe), rate, done, len(steps)):
-        progress(BaseProgress(step.number, len(steps), step.loss, step.tokens / step.seconds))
-        if step.number % save_every == 0 or step.number == len(steps):
-            trainee.save(work, f"step-{step.number}", {"step": step.number})
-            prune(work, "step", keep={f"step-{step.number}"})
-    trainee.model.save_pretrained(folder)
+    stop = stop or Stop()
+    schedule = Schedule(
+        batch=lambda number, tokens: _step_batch(steps[number], tokens),
+        learning_rate=warm_up_then_decay(recipe.learning_rate, len(steps), recipe.warm_up, "cosine"),
+        tasks=("text",),
+        batch_tokens=recipe.step_tokens,
+        asks=lambda: (stop.requested is not None,),
+    )
+    with stop.deferred():
+        for step in trainee.steps(schedule, done, len(steps)):
+            progress(BaseProgress(step.number, len(steps), step.loss, step.tokens / step.seconds))
+            if step.number % save_every == 0 or step.number == len(steps) or any(step.asked):
+                trainee.save(work, f"step-{step.number}", {"step": step.number})
+                prune(work, "step", keep={f"step-{step.number}"})
+            if any(step.asked):
+                break
+    stop.obey()
+    trainee.export(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "base.json"):
         write_text(folder / name, (work / name).read_text(encoding="utf-8"))
     shutil.rmtree(work)
@@ -133,7 +154,8 @@ def _keep_or_refuse(path: Path, provenance: dict[str, object], folder: Path) -> 
     """Write the provenance, or compare it with what is written; the version of mtcore is told, not compared."""
     if path.exists():
         known = json.loads(path.read_text(encoding="utf-8"))
-        if any(known.get(key) != provenance[key] for key in ("corpus", "recipe")):
+        recipe = {**asdict(BaseRecipe()), **known.get("recipe", {})}  # a base that is older than an option was built with its default
+        if (known.get("corpus"), recipe) != (provenance["corpus"], provenance["recipe"]):
             raise ResumeMismatch(
                 f"{folder} is, or is becoming, a base from another corpus or recipe. Choose another name, or delete that folder."
             )
@@ -166,10 +188,10 @@ def _plan_steps(pieces: list[IdArray], recipe: BaseRecipe) -> list[list[IdArray]
     return steps
 
 
-def _step_batch(pieces: list[IdArray], recipe: BaseRecipe) -> "StepBatch":
+def _step_batch(pieces: list[IdArray], batch_tokens: int) -> "StepBatch":
     """All tokens of a step weigh the same: an example's weight is its share of the targets."""
     from mtcore.training.loop import StepBatch
 
     samples = [Sample(ids=ids, target_start=1, example=index) for index, ids in enumerate(pieces)]
     targets = sum(len(ids) - 1 for ids in pieces)
-    return StepBatch(micro_batches(samples, recipe.sequence, recipe.step_tokens), [(len(ids) - 1) / targets for ids in pieces])
+    return StepBatch(micro_batches(samples, batch_tokens), [(len(ids) - 1) / targets for ids in pieces], [0] * len(pieces))

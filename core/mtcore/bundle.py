@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from mtcore import __version__
 from mtcore.errors import ModelError
-from mtcore.files import write_text
+from mtcore.files import put_folder, write_text
 from mtcore.types import Frozen, TaskData, TaskSpec
 
 MANIFEST, CARD = "mtcore.json", "README.md"
@@ -55,8 +55,7 @@ def write_bundle(folder: Path, manifest: BundleManifest, fill: Callable[[Path], 
     fill(temporary)
     files = {str(p.relative_to(temporary)): _sha256(p) for p in sorted(temporary.rglob("*")) if p.is_file()}
     (temporary / MANIFEST).write_text(manifest.model_copy(update={"files": files}).model_dump_json(indent=2), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    put_folder(temporary, folder)
     return folder
 
 

@@ -11,12 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from mtcore.errors import ConfigError
-from mtcore.types import FilterUse, Frozen, MethodUse, ObserverUse, SchedulerUse, Use
+from mtcore.types import FilterUse, Frozen, LauncherUse, MethodUse, ObserverUse, SchedulerUse, Use
 
 Model = TypeVar("Model", bound=BaseModel)
+OFFLOADS = {
+    "ddp": ("none",),
+    "fsdp": ("none", "all"),
+    "zero-1": ("none", "optimizer"),
+    "zero-2": ("none", "optimizer"),
+    "zero-3": ("none", "optimizer", "all"),
+}
+"""What each engine can leave in the memory of the host."""
+WHOLE_RUN = ("plugins", "out", "observers", "distribution")
+"""Keys that no variant may change."""
 
 
 class RowLimits(Frozen):
@@ -30,6 +40,27 @@ class RowLimits(Frozen):
     """Share of malformed rows above which a task stops the run."""
     allow_leaks: tuple[str, ...] = ()
     """Tasks (or patterns) whose validation and test rows may also be train rows."""
+
+
+class Distribution(Frozen):
+    """How several processes share the training of one model; one process needs none of it."""
+
+    engine: Literal["ddp", "fsdp", "zero-1", "zero-2", "zero-3"] = "ddp"
+    """What is divided among processes: nothing (DDP), moments (ZeRO-1), gradients too (ZeRO-2), weights too (ZeRO-3, FSDP)."""
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """What lies in the memory of the host: nothing, the optimizer's part (ZeRO), or weights too (ZeRO-3, FSDP)."""
+
+    @model_validator(mode="after")
+    def _offers_it(self) -> "Distribution":
+        offered = OFFLOADS[self.engine]
+        if self.offload not in offered:
+            raise ValueError(f"engine {self.engine!r} offers offload = {' or '.join(repr(o) for o in offered)}, not {self.offload!r}")
+        return self
+
+    @property
+    def shards_weights(self) -> bool:
+        """Whether no process holds the whole model, so that all must run it together."""
+        return self.engine in ("fsdp", "zero-3")
 
 
 class PluginRules(Frozen):
@@ -60,6 +91,8 @@ class RunConfig(Frozen):
     """Which stages a group is trained in, and how each of them draws its tasks."""
     reference: SchedulerUse = SchedulerUse(use="single-task")
     """How long, and at what rate, each task is trained alone."""
+    launcher: LauncherUse = LauncherUse(use="in-turn")
+    """Where references are measured, and how many at a time; it changes no result."""
     observers: tuple[ObserverUse, ...] = (ObserverUse(use="progress"), ObserverUse(use="events"))
     """Who is told what happens."""
     seeds: tuple[int, ...] = Field(default=(1,), min_length=1)
@@ -70,6 +103,8 @@ class RunConfig(Frozen):
     """Keep single-task bundles, which a deployment needs for tasks that do not qualify."""
     resource: dict[str, Literal["high", "low"]] = {}
     """Assume tasks to be high- or low-resource instead of measuring it."""
+    distribution: Distribution = Distribution()
+    """How several processes share the training of one model."""
     rows: RowLimits = RowLimits()
     """Which rows are used, and what is tolerated in them."""
     plugins: PluginRules = PluginRules()
@@ -107,7 +142,7 @@ def load_run(path: Path | None, *, settings: Sequence[str] = (), data: str | Non
     if not isinstance(variants, dict) or not all(isinstance(v, dict) for v in variants.values()):
         raise ConfigError(f"{where}: [variants.NAME] must be tables that override keys")
     for name in variants:
-        if shared := sorted({"plugins", "out", "observers"} & set(variants[name])):
+        if shared := sorted(set(WHOLE_RUN) & set(variants[name])):
             raise ConfigError(f"{where} [variants.{name}]: {', '.join(shared)} hold for the whole run and stand above the variants")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
             raise ConfigError(f"{where}: variant {name!r} names a folder: use letters, digits, '-', '_' and '.'")

@@ -6,13 +6,14 @@ runtime objects to methods. Samplers and schedulers are pure functions of their 
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mtcore.interrupts import Stop
 from mtcore.types import (
     Answer,
     Base,
@@ -20,6 +21,7 @@ from mtcore.types import (
     Fitted,
     Frozen,
     Group,
+    Job,
     Layout,
     Ledger,
     MethodUse,
@@ -134,7 +136,10 @@ class Sampler(Component, ABC):
 
     @abstractmethod
     def mix(self, profiles: Sequence[TaskProfile], draws: int, ledger: Ledger) -> Mixture:
-        """Shares for a stage of `draws` draws."""
+        """Shares for a stage of `draws` draws; where there are `needs`, for those up to the next border.
+
+        At the start of a stage the ledger may hold nothing yet that is needed.
+        """
 
 
 class StageScheduler(Component, ABC):
@@ -164,6 +169,9 @@ class Stages(Protocol):
     def next(self, done: Sequence[StageDone], ledger: Ledger) -> "Any | None":
         """The next stage with its mixture and plan (`mtcore.data.stages.CompiledStage`), or None at the end."""
 
+    def extend(self, compiled: Any, ledger: Ledger) -> Any:
+        """The compiled stage with the mixture that its sampler decides, from the ledger, at its first undecided border."""
+
     def keep(self, done: Sequence[StageDone], evaluations: Sequence[Evaluation]) -> set[str]:
         """Checkpoints that a later stage may start from (`StageScheduler.keep`)."""
 
@@ -179,6 +187,8 @@ class Judged:
     average: float
     tokens: int
     seconds: float
+    flops: float = 0.0
+    """Of all requests (`Prepared.flops`)."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +210,8 @@ class Workspace:
     """Names the configuration and data of this fit: a checkpoint made under another one is refused."""
     is_main: bool = True
     """Whether this process writes what all share; the others only compute."""
+    stop: Stop = field(default_factory=Stop)
+    """Whether the process was asked to end: a method defers that while it works, saves, and then obeys."""
 
 
 class Predictor(ABC):
@@ -245,6 +257,21 @@ class Method(Component, ABC):
         """Load a bundle of this method; `renders` writes the prompts of its code-rendered tasks, and ModelError says where one is missing."""
 
 
+class Launcher(Component, ABC):
+    """Has references measured, which need nothing of each other: several at a time, or by other machines."""
+
+    in_turn: ClassVar[bool] = False
+    """True where the run itself does every job, one after another: all that a run of several processes can take."""
+
+    @abstractmethod
+    def run(self, jobs: Sequence[Job], emit: "Callable[[Event], None]", stop: Stop) -> Mapping[str, Any]:
+        """Have jobs done, each by a `mtcore.worker.Worker`, pass on their events, and return their results by job name.
+
+        A job that is left out is done by the run itself. Where jobs fail the others are done all the same; RunError then names those that
+        failed, and why. When `stop` is requested, the workers are told to end and waited for, because they save; then it is obeyed.
+        """
+
+
 class Observer(Component, ABC):
     """Sees what happens, and cannot change it."""
 
@@ -257,6 +284,7 @@ __all__ = [
     "Component",
     "Evaluation",
     "Judged",
+    "Launcher",
     "Method",
     "Metric",
     "Observer",

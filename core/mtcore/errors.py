@@ -12,8 +12,12 @@ MtcoreError
     ├── ResumeMismatch what is in the run folder came from another configuration
     └── RunLocked      another process works in the run folder
 
+Interrupted stands beside the tree: it is no error, and nothing that catches errors may swallow it.
+
 A message names what was asked, what exists, and what to do next. The command line prints it without a traceback.
 """
+
+import signal
 
 
 class MtcoreError(Exception):
@@ -58,3 +62,16 @@ class ResumeMismatch(RunError):
 
 class RunLocked(RunError):
     """Another process works in the run folder."""
+
+
+class Interrupted(BaseException):
+    """The process was asked to end by a signal; what was worth saving is saved."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects of a process that a signal ended: 130 after Ctrl-C, 143 after SIGTERM."""
+        return 128 + self.number

@@ -55,6 +55,18 @@ class WorkStarted:
 
 
 @dataclass(frozen=True)
+class MachineMeasured:
+    """What a work's device can do at most, told when a process begins a work."""
+
+    peak_flops: float
+    """Floating-point operations a second, of one device."""
+    source: str
+    processes: int
+    work: str = ""
+    """Empty: of all works of the run."""
+
+
+@dataclass(frozen=True)
 class StageStarted:
     work: str
     stage: Stage
@@ -72,6 +84,65 @@ class Stepped:
     learning_rate: float
     tokens: int
     seconds: float
+    padding: int = 0
+    flops: float = 0.0
+    example_tokens: int = 0
+    """As in `Cost`."""
+    skipped: str = ""
+    """Why the optimizer did not take this step; empty where it did."""
+
+
+@dataclass(frozen=True)
+class StepSkipped:
+    """A step whose examples were seen and whose update was not made."""
+
+    work: str
+    stage: str
+    step: int
+    reason: str
+    loss: float
+    rows: Sequence[tuple[str, int]]
+    """Task and row number of each of the step's examples."""
+
+
+@dataclass(frozen=True)
+class RolledBack:
+    """A stage goes on from an earlier step, whose checkpoint was loaded."""
+
+    work: str
+    stage: str
+    from_step: int
+    to_step: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint was written."""
+
+    work: str
+    stage: str
+    step: int
+    seconds: float
+    path: str
+
+
+@dataclass(frozen=True)
+class MicroBatchHalved:
+    """The device ran out of memory: fewer tokens go through the model at once from here on, which changes no result."""
+
+    work: str
+    batch_tokens: int
+    """The new bound."""
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """A signal asked the run to stop; what was done is saved."""
+
+    work: str
+    step: int
+    signal: str
 
 
 @dataclass(frozen=True)
@@ -119,8 +190,14 @@ Event = (
     | Grouped
     | WorkAhead
     | WorkStarted
+    | MachineMeasured
     | StageStarted
     | Stepped
+    | StepSkipped
+    | RolledBack
+    | Saved
+    | MicroBatchHalved
+    | Interrupted
     | Evaluated
     | StageEnded
     | ReferenceReady
@@ -132,3 +209,8 @@ Event = (
 def reference_work(task: str) -> str:
     """What measuring a task alone is called as a work."""
     return f"reference {task}"
+
+
+def is_reference(work: str) -> bool:
+    """Whether a work measures a task alone; several of these may go on at once."""
+    return work.startswith(reference_work(""))

@@ -1,8 +1,10 @@
-"""Small files of a run: written whole or not at all; one process at a time works in a folder."""
+"""Files and folders of a run: written whole or not at all, and on the disk when they are said to be; one process at a time works in a folder."""
 
 import fcntl
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +18,13 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write beside the target and rename, so that a reader sees the old file or the new one."""
+    """Write beside the target and rename, so that a reader sees the old file or the new one, after a power cut too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
+    sync(temporary)
     temporary.replace(path)
+    sync(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -37,10 +41,61 @@ def read_model(path: Path, model: type[Model]) -> Model:
         ) from None
 
 
+def put_folder(new: Path, place: Path) -> None:
+    """Put the folder `new` in `place`, synced to disk first; an earlier one stands aside as `place.old` until the new one is there."""
+    for path in new.rglob("*"):
+        sync(path)
+    sync(new)
+    if place.exists():
+        shutil.rmtree(_aside(place), ignore_errors=True)
+        place.rename(_aside(place))
+    new.rename(place)
+    sync(place.parent)
+    shutil.rmtree(_aside(place), ignore_errors=True)
+
+
+def settle_folder(place: Path) -> None:
+    """Bring a `put_folder` that was killed to its end: back to the earlier folder where the new one is not in place."""
+    if _aside(place).exists():
+        if place.exists():
+            shutil.rmtree(_aside(place))
+        else:
+            _aside(place).rename(place)
+
+
+def _aside(place: Path) -> Path:
+    return place.with_name(f"{place.name}.old")
+
+
+def sync(path: Path) -> None:
+    """Return when a file's bytes, or a folder's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def require_writable(folder: Path) -> None:
+    """Make the folder where it is missing. Raises RunError where it cannot be made or written to: before hours of work, not after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder, prefix=".writable-"):
+            pass
+    except OSError as error:
+        raise RunError(
+            f"{folder} cannot be written to ({error.strerror}: {error.filename}). Name another folder with `out =`, or have its owner, its rights "
+            "or its file system changed"
+        ) from None
+
+
 @contextmanager
 def locked(folder: Path, *, wanted: bool = True, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold the folder's lock. Where another process has it, call `on_wait` and wait for that one, or raise RunLocked."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Hold the folder's lock. Where another process has it, call `on_wait` and wait for that one, or raise RunLocked.
+
+    Raises RunError where the folder cannot be written to.
+    """
+    require_writable(folder)
     if not wanted:
         yield
         return

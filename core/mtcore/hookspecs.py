@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import pluggy
 
-from mtcore.contracts import Method, Observer, Sampler, StageScheduler, TaskAdapter, TaskFilter
+from mtcore.contracts import Launcher, Method, Observer, Sampler, StageScheduler, TaskAdapter, TaskFilter
 
 PROJECT = "mtcore"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -34,6 +34,11 @@ def register_schedulers() -> Iterable[type[StageScheduler]]:  # type: ignore[emp
 @hookspec
 def register_methods() -> Iterable[type[Method]]:  # type: ignore[empty-body]
     """Return methods, which make one model for a group of tasks."""
+
+
+@hookspec
+def register_launchers() -> Iterable[type[Launcher]]:  # type: ignore[empty-body]
+    """Return launchers, which say where references are measured and how many at a time."""
 
 
 @hookspec

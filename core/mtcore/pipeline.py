@@ -4,7 +4,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,12 @@ from mtcore.evaluation.report import VariantOutcome
 from mtcore.evaluation.tables import comparison, comparison_markdown, markdown
 from mtcore.files import locked, read_model, write_json, write_text
 from mtcore.fitting import Fitting, renders
+from mtcore.measuring import measure
 from mtcore.modeling.load import find_base
 from mtcore.preparation import Emit, PreparedTask, Preparer, group_work
-from mtcore.references import Measurement, Reference, ReferenceStore, with_references
+from mtcore.references import Reference, with_references
 from mtcore.registry import Registry
-from mtcore.types import Cost, Fitted, Group, Ledger, TaskProfile
+from mtcore.types import Cost, Fitted, Group, TaskProfile
 from mtcore.verdicts import GroupResult, Measured, Prepared, judge_variant
 
 
@@ -74,36 +74,6 @@ def prepare(name: str, config: RunConfig, preparer: Preparer, emit: Emit) -> Pre
     return Prepared(**{**vars(resolved), "warnings": warnings}, base=base)
 
 
-def measure(prepared: Prepared, registry: Registry, fitting: Fitting) -> tuple[Measured, int]:
-    """The reference of every task under every seed, and how many of them were already there."""
-    store = ReferenceStore(Path(prepared.config.out) / "references", registry, fitting)
-    wanted = measurements(prepared, registry)
-    reused = sum(store.has(measurement) for measurement in wanted.values())
-    return {key: store.get(measurement) for key, measurement in wanted.items()}, reused
-
-
-def measurements(prepared: Prepared, registry: Registry) -> dict[tuple[str, int], Measurement]:
-    """How every task is measured alone, from the base, under every seed."""
-    config = prepared.config
-    method, scheduler = registry.method(prepared.reference), registry.scheduler(config.reference)
-    described = {"method": registry.describe(prepared.reference), "scheduler": registry.describe(config.reference)}
-    return {
-        (p.name, seed): Measurement(
-            p.name,
-            prepared.tasks[p.name],
-            p.model_copy(update={"is_taught": False}),
-            method,
-            scheduler,
-            described,
-            prepared.base,
-            seed,
-            config.keep_reference_weights,
-        )
-        for seed in config.seeds
-        for p in prepared.profiles
-    }
-
-
 def fit(prepared: Prepared, measured: Measured, registry: Registry, fitting: Fitting, folder: Path) -> dict[tuple[str, int], GroupResult]:
     """One model for every group and seed, by the variant's method and scheduler."""
     results = {}
@@ -130,7 +100,7 @@ def ask(
         fitted=fitted,
         answers={name: tuple(answers) for name, answers in judged.answers.items()},
         failures=dict(judged.failures),
-        verdict_cost=Cost(tokens=judged.tokens, seconds=judged.seconds),
+        verdict_cost=Cost(tokens=judged.tokens, flops=judged.flops, seconds=judged.seconds),
     )
 
 
@@ -173,7 +143,14 @@ def _fit_group(
             return result
         fitting.emit(events.Warned(group.name, "rows, references or settings changed since its model was trained: it is trained anew"))
     tasks = {name: prepared.tasks[name] for name in group.tasks}
-    stream = StageStream(prepared.scheduler, registry.sampler, known, seed=seed, max_steps=prepared.config.max_steps)
+    stream = StageStream(
+        prepared.scheduler,
+        registry.sampler,
+        known,
+        seed=seed,
+        max_steps=prepared.config.max_steps,
+        documents=lambda name: tasks[name].documents,
+    )
     fitted = fitting.fit(
         prepared.method,
         group,
@@ -191,8 +168,8 @@ def _fit_group(
     fitting.wait()
     result = ask(prepared.method, Path(fitted.bundle), tasks, fitting, fingerprint=fingerprint, fitted=fitted)
     if fitting.is_main:
-        compiled = [stream.next(fitted.done[:number], Ledger()) for number in range(len(fitted.done))]
-        write_json(place / "plan.json", [asdict(c.plan) for c in compiled if c and c.plan])
+        compiled = stream.replay(fitted.done, fitted.ledger)
+        write_json(place / "plan.json", [c.plan.as_json() for c in compiled if c.plan])
         write_text(place / "result.json", result.model_dump_json(indent=1))
         for work in place.glob("work-*"):
             shutil.rmtree(work, ignore_errors=True)

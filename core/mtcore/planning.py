@@ -24,8 +24,13 @@ class PlannedGroup:
 
     @property
     def decided(self) -> int:
-        """How many stages come before the first one that waits for references."""
-        return next((n for n, stage in enumerate(self.stages) if stage.plan is None), len(self.stages))
+        """How many stages come before the first one that waits for references, or for what its sampler is to be told."""
+        return next((n for n, stage in enumerate(self.stages) if stage.plan is None or stage.undecided), len(self.stages))
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether a sampler decides on the way: the order is then known up to its first border."""
+        return any(stage.undecided for stage in self.stages)
 
 
 @dataclass(frozen=True)
@@ -47,15 +52,19 @@ class RunPlan:
         return {"groups": groups, "warnings": warnings}
 
     def plans(self) -> Iterator[tuple[str, str, MixturePlan]]:
-        """Group, stage and plan of everything that is decided: a stage after an open one begins where that one will leave each task's rows."""
+        """Group, stage and plan of everything that is decided, the last as far as it is: a stage after it begins where that one will leave
+        each task's rows."""
         for planned in self.groups:
-            for stage in planned.stages[: planned.decided]:
+            for stage in planned.stages[: planned.decided + 1]:
                 if stage.plan is not None:
                     yield planned.group.name, stage.stage.name, stage.plan
 
     def _stage(self, compiled: CompiledStage, *, is_open: bool) -> dict[str, Any]:
-        """One stage as JSON; `is_open`: an earlier stage waits for references, so which rows are left unseen is unknown."""
-        stage, plan = compiled.stage, compiled.plan
+        """One stage as JSON; `is_open`: an earlier stage is not decided to its end, so which rows are left unseen is unknown.
+
+        Of a stage whose shares change, the shares at its start are known, and how often each task will be drawn is not.
+        """
+        stage, plan = compiled.stage, compiled.plan if compiled.undecided is None else None
         shares = compiled.mixture.shares if compiled.mixture else {}
         drawn = plan.drawn() if plan else {}
         seen = passes(drawn, plan.tasks) if plan else {}
@@ -73,7 +82,10 @@ class RunPlan:
                 }
                 for name in stage.tasks
             }
-        return {"name": stage.name, "steps": UNKNOWN if compiled.steps is None else compiled.steps, "tasks": tasks}
+        steps = UNKNOWN if compiled.steps is None else compiled.steps
+        every = compiled.plan.every if compiled.plan else None
+        changes = {"needs": sorted(compiled.needs), "every": every or UNKNOWN} if compiled.needs else None
+        return {"name": stage.name, "steps": steps, "grouping": stage.grouping, "shares_change": changes, "tasks": tasks}
 
 
 def plan_run(config: RunConfig, registry: Registry, preparer: Preparer) -> RunPlan:
@@ -134,5 +146,6 @@ def _draw_warnings(group: Group, compiled: CompiledStage) -> list[str]:
         return []
     told = [note for note in (compiled.stage.note, compiled.mixture.note if compiled.mixture else "") if note]
     tasks = compiled.plan.tasks
-    told += extremes(compiled.plan.drawn(), {t.name: t.rows for t in tasks}, {t.name: t.first for t in tasks})
+    if compiled.undecided is None:
+        told += extremes(compiled.plan.drawn(), {t.name: t.rows for t in tasks}, {t.name: t.first for t in tasks})
     return [f"group {group.name}, stage {compiled.stage.name}: {text}" for text in told]

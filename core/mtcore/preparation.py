@@ -1,5 +1,6 @@
 """Prepare: read and check the rows of every task that a configuration names, and describe them as profiles; needs no torch."""
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,8 +11,10 @@ from typing import Any
 from mtcore import events
 from mtcore.bundle import bundled
 from mtcore.config import RowLimits, RunConfig
-from mtcore.contracts import Array, Method, Metric, StageScheduler, TaskFilter
+from mtcore.contracts import Array, Launcher, Method, Metric, StageScheduler, TaskFilter
 from mtcore.data.checks import DataReport, bag_of_words_answers, check_rows, majority_answer, shared_rows
+from mtcore.data.documents import document_keys
+from mtcore.data.permutation import Ints
 from mtcore.data.rows import BadRow, digest, read_task
 from mtcore.data.stages import CompiledStage, StageStream, walk
 from mtcore.errors import ConfigError
@@ -71,6 +74,11 @@ class PreparedTask:
             majority_statistics=majority,
         )
 
+    @cached_property
+    def documents(self) -> Ints:
+        """The document of every train row, for stages that bring rows of one document together."""
+        return document_keys(self.data)
+
     def exam(self, examples: Sequence[Example], bar: float | None = None) -> Exam:
         return Exam(self.data.spec, self.metric, examples, bar)
 
@@ -117,6 +125,7 @@ class Preparer:
         method, scheduler = self.registry.method(config.method), self.registry.scheduler(config.scheduler)
         reference = method.reference or config.method
         self.registry.method(reference)
+        _require_launcher(self.registry.launcher(config.launcher))
         alone = self.registry.scheduler(config.reference)
         if not alone.alone:
             raise ConfigError(
@@ -138,10 +147,10 @@ class Preparer:
         warnings = [f"{task}: {text}" for task, t in tasks.items() for text in t.warnings] + shared_rows([t.data for t in tasks.values()])
         warnings += update.warnings if update else ()
         warnings += self.registry.missed(config.tasks)
-        stages = {g.name: self._stages(g, known, alone if scheduler.alone else scheduler, method, config) for g in groups}
-        ahead = {events.reference_work(p.name): self._reference_steps(p, alone, config, warnings) * len(config.seeds) for p in known}
+        stages = {g.name: self._stages(g, known, tasks, alone if scheduler.alone else scheduler, method, config) for g in groups}
+        ahead = {events.reference_work(p.name): self._reference_steps(p, tasks, alone, config, warnings) * len(config.seeds) for p in known}
         for group in groups if method.uses_stages and not scheduler.alone else ():
-            ahead |= {group_work(name, group, seed, config): self._most_steps(group, known, scheduler, config) for seed in config.seeds}
+            ahead |= {group_work(name, group, seed, config): self._most_steps(group, known, tasks, scheduler, config) for seed in config.seeds}
         uses: dict[str, Use] = {
             "method": config.method,
             "scheduler": config.scheduler,
@@ -154,23 +163,32 @@ class Preparer:
         )
 
     def _stages(
-        self, group: Group, known: Sequence[TaskProfile], scheduler: StageScheduler, method: Method, config: RunConfig
+        self,
+        group: Group,
+        known: Sequence[TaskProfile],
+        tasks: Mapping[str, PreparedTask],
+        scheduler: StageScheduler,
+        method: Method,
+        config: RunConfig,
     ) -> list[CompiledStage]:
         if not method.uses_stages:
             return []
         members = [p for p in known if p.name in group.tasks]
         cap = None if scheduler.alone else config.max_steps
-        return walk(StageStream(scheduler, self.registry.sampler, members, seed=config.seeds[0], max_steps=cap))
+        return walk(self._stream(scheduler, members, tasks, config, cap))
 
-    def _most_steps(self, group: Group, known: Sequence[TaskProfile], scheduler: StageScheduler, config: RunConfig) -> int:
+    def _most_steps(
+        self, group: Group, known: Sequence[TaskProfile], tasks: Mapping[str, PreparedTask], scheduler: StageScheduler, config: RunConfig
+    ) -> int:
         """Steps of a group's stages if every task that is not yet measured turns out to be high-resource."""
         members = [p.model_copy(update={"resource": "high"}) if p.resource == "unknown" else p for p in known if p.name in group.tasks]
-        stream = StageStream(scheduler, self.registry.sampler, members, seed=config.seeds[0], max_steps=config.max_steps)
-        return sum(compiled.steps or 0 for compiled in walk(stream))
+        return sum(compiled.steps or 0 for compiled in walk(self._stream(scheduler, members, tasks, config, config.max_steps)))
 
-    def _reference_steps(self, profile: TaskProfile, alone: StageScheduler, config: RunConfig, warnings: list[str]) -> int:
+    def _reference_steps(
+        self, profile: TaskProfile, tasks: Mapping[str, PreparedTask], alone: StageScheduler, config: RunConfig, warnings: list[str]
+    ) -> int:
         """Compile a reference's stages to see that they can be, and say where its epochs cannot be told apart."""
-        stages = walk(StageStream(alone, self.registry.sampler, [profile], seed=config.seeds[0], max_steps=None))
+        stages = walk(self._stream(alone, [profile], tasks, config, None))
         for compiled in stages:
             if compiled.stage.examples_per_step >= 2 * profile.train_rows:
                 size = compiled.stage.examples_per_step
@@ -178,6 +196,17 @@ class Preparer:
                     f"{profile.name}: {profile.train_rows} rows are passed twice within the {size} of one step: its epochs cannot be told apart"
                 )
         return sum(compiled.steps or 0 for compiled in stages)
+
+    def _stream(
+        self,
+        scheduler: StageScheduler,
+        members: Sequence[TaskProfile],
+        tasks: Mapping[str, PreparedTask],
+        config: RunConfig,
+        max_steps: int | None,
+    ) -> StageStream:
+        seed, documents = config.seeds[0], lambda name: tasks[name].documents
+        return StageStream(scheduler, self.registry.sampler, members, seed=seed, max_steps=max_steps, documents=documents)
 
     def _task(self, entry: Entry, config: RunConfig) -> PreparedTask:
         for known in self._read.values():
@@ -204,6 +233,15 @@ class Preparer:
 def group_work(variant: str, group: Group, seed: int, config: RunConfig) -> str:
     """What fitting a group is called in events."""
     return f"{variant or 'run'}/{group.name}" + (f" seed {seed}" if len(config.seeds) > 1 else "")
+
+
+def _require_launcher(launcher: Launcher) -> None:
+    """The processes of a run of several train one model together: none of them can have others measure."""
+    if not launcher.in_turn and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ConfigError(
+            f"launcher {launcher.name!r} starts processes of its own, and this run has {os.environ['WORLD_SIZE']} already: measure references with "
+            "it in a run of one process first, which this one then finds, or take launcher 'in-turn'"
+        )
 
 
 def _require_reference(config: RunConfig, method: Method) -> None:

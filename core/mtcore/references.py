@@ -97,25 +97,30 @@ class ReferenceStore:
     def has(self, wanted: Measurement) -> bool:
         return (self.folder / wanted.key / "reference.json").is_file()
 
+    def find(self, wanted: Measurement) -> Reference | None:
+        """The reference of one task if it was measured before, and its weights are kept where they are wanted."""
+        path = self.folder / wanted.key / "reference.json"
+        known = read_model(path, Reference) if path.is_file() else None
+        is_whole = known is not None and (not wanted.keep_weights or (known.bundle and Path(known.bundle).is_dir()))
+        return known if is_whole else None
+
     def get(self, wanted: Measurement) -> Reference:
         """The reference of one task; interrupted work goes on where it stood.
 
         Another run that is measuring it is waited for, unless there are several processes: those cannot wait for hours, and RunLocked is raised.
         """
         folder = self.folder / wanted.key
-        path = folder / "reference.json"
         is_one = os.environ.get("WORLD_SIZE", "1") == "1"
         with locked(folder, wanted=self.fitting.is_main, on_wait=(lambda: self._tell_waiting(wanted.name)) if is_one else None):
             self.fitting.wait()
-            known = read_model(path, Reference) if path.is_file() else None
-            if known is not None and (not wanted.keep_weights or (known.bundle and Path(known.bundle).is_dir())):
+            if (known := self.find(wanted)) is not None:
                 self._ready(known, "reused")
                 return known
             reference = self._measure(wanted, folder)
             self.fitting.wait()
             if self.fitting.is_main:
                 if not reference.failure:
-                    write_text(path, reference.model_dump_json(indent=1))
+                    write_text(folder / "reference.json", reference.model_dump_json(indent=1))
                 shutil.rmtree(folder / "work", ignore_errors=True)
                 if not wanted.keep_weights:
                     shutil.rmtree(folder / "bundle", ignore_errors=True)
@@ -127,7 +132,14 @@ class ReferenceStore:
         fitted = self.fitting.fit(
             wanted.method,
             Group(name=name, reason="measured alone", tasks=(name,)),
-            StageStream(wanted.scheduler, self.registry.sampler, [wanted.profile], seed=wanted.seed, max_steps=None),
+            StageStream(
+                wanted.scheduler,
+                self.registry.sampler,
+                [wanted.profile],
+                seed=wanted.seed,
+                max_steps=None,
+                documents=lambda _: task.documents,
+            ),
             tasks={name: task},
             base=wanted.base,
             seed=wanted.seed,

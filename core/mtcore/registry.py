@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 from mtcore.config import is_pattern, is_task_file, nearest, validate, with_default_use
-from mtcore.contracts import Component, Method, Observer, Sampler, StageScheduler, TaskAdapter, TaskFilter
+from mtcore.contracts import Component, Launcher, Method, Observer, Sampler, StageScheduler, TaskAdapter, TaskFilter
 from mtcore.data.declared import DeclaredTask, find_task_files, read_task_file
 from mtcore.errors import ConfigError, PluginError, UnknownName
-from mtcore.types import FilterUse, MethodUse, ObserverUse, SamplerUse, SchedulerUse, Use
+from mtcore.types import FilterUse, LauncherUse, MethodUse, ObserverUse, SamplerUse, SchedulerUse, Use
 
 KINDS: Mapping[str, type[Component]] = {
     "filter": TaskFilter,
     "sampler": Sampler,
     "scheduler": StageScheduler,
     "method": Method,
+    "launcher": Launcher,
     "observer": Observer,
 }
 OWN = "mtcore"
@@ -107,6 +108,9 @@ class Registry:
 
     def method(self, use: MethodUse) -> Method:
         return cast(Method, self.build(use))
+
+    def launcher(self, use: LauncherUse) -> Launcher:
+        return cast(Launcher, self.build(use))
 
     def observer(self, use: ObserverUse) -> Observer:
         return cast(Observer, self.build(use))

@@ -16,7 +16,7 @@ from mtcore.files import write_json, write_text
 from mtcore.registry import Registry
 from mtcore.verdicts import Prepared
 
-FREE_TO_CHANGE = ("observers", "out", "data", "keep_reference_weights")
+FREE_TO_CHANGE = ("launcher", "observers", "out", "data", "keep_reference_weights", "distribution")
 """Keys that change no result: a run may be resumed with others. Rows are known by their content, wherever they lie."""
 BUNDLE, CANDIDATE = "bundle", "candidate"
 """Below a model's place: what may go live, and what an update left that has not been found fit for it."""

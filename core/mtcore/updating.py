@@ -14,6 +14,7 @@ from mtcore.evaluation.report import VariantOutcome
 from mtcore.files import locked, read_model, write_text
 from mtcore.fitting import Fitting
 from mtcore.live import LiveBundle, Update, require_one_model
+from mtcore.measuring import measure, measurements
 from mtcore.preparation import Preparer
 from mtcore.references import ReferenceStore
 from mtcore.registry import Registry
@@ -35,7 +36,7 @@ def update(run: RunFile, registry: Registry, fitting: Fitting, folder: Path, liv
         place, known = runfolder.model_place(folder, prepared.name, seed, group.name), _known_to(live, prepared)
         answered = _ask(live, known, fitting, place / "live.json")
         prepared = _tell_of_lost_references(prepared, registry, fitting)
-        measured, reused = pipeline.measure(prepared, registry, fitting)
+        measured, reused = measure(prepared, registry, fitting)
         live.require_unchanged()
         results = pipeline.fit(prepared, measured, registry, fitting, folder)
         before = judge_variant(run.name, known, measured, {(group.name, seed): answered}, reused, registry)
@@ -93,7 +94,7 @@ def _tell_of_lost_references(prepared: Prepared, registry: Registry, fitting: Fi
     """Warn of tasks that are not new and have to be measured all the same."""
     store = ReferenceStore(Path(prepared.config.out) / "references", registry, fitting)
     taught = {p.name for p in prepared.profiles if p.is_taught}
-    gone = [m.name for m in pipeline.measurements(prepared, registry).values() if m.name in taught and not store.has(m)]
+    gone = [m.name for m in measurements(prepared, registry).values() if m.name in taught and not store.has(m)]
     for name in gone:
         fitting.emit(events.Warned(name, GONE))
     return replace(prepared, warnings=[*prepared.warnings, *(f"{name}: {GONE}" for name in gone)])

@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint
 import click
 
 from mtcore import __version__
+from mtcore.errors import Interrupted
 
 COMMANDS = {
     "base": ("mtcore.cli.base:base", "Build a small base model from a corpus."),
@@ -59,8 +60,11 @@ def main() -> None:
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.Abort:
-        print("interrupted; what was being trained goes on from its last checkpoint when the same command is given again", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except Interrupted as stop:
+        print(f"stopped by {stop}; what was done is saved, and the same command goes on from there", file=sys.stderr)
+        sys.exit(stop.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

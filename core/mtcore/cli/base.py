@@ -4,10 +4,12 @@ import sys
 import time
 from dataclasses import fields
 from pathlib import Path
+from typing import Literal
 
 import click
 
 from mtcore.base import BaseProgress, BaseRecipe, build_base
+from mtcore.interrupts import listening
 
 
 @click.command()
@@ -27,6 +29,7 @@ from mtcore.base import BaseProgress, BaseRecipe, build_base
 @click.option("--context", default=BaseRecipe.context, show_default=True, type=click.IntRange(16))
 @click.option("--learning-rate", default=BaseRecipe.learning_rate, show_default=True, type=click.FloatRange(0, min_open=True))
 @click.option("--seed", default=1, show_default=True)
+@click.option("--precision", default=BaseRecipe.precision, show_default=True, type=click.Choice(["fp32", "bf16"]), help="bf16 needs a GPU.")
 def base(
     name: str,
     corpus: Path,
@@ -39,6 +42,7 @@ def base(
     context: int,
     learning_rate: float,
     seed: int,
+    precision: Literal["fp32", "bf16"],
 ) -> None:
     """Build the base NAME: a byte-level BPE tokenizer and a Qwen2-architecture decoder trained on the corpus.
 
@@ -53,12 +57,14 @@ def base(
         context=context,
         learning_rate=learning_rate,
         seed=seed,
+        precision=precision,
     )
     folder = out / "bases" / name
     is_built = (folder / "base.json").is_file()
     if not is_built:
         click.echo(f"building {folder}: " + ", ".join(f"{f.name} {getattr(recipe, f.name)}" for f in fields(recipe)), err=True)
-    build_base(corpus, folder, recipe, _Ticker())
+    with listening() as stop:
+        build_base(corpus, folder, recipe, _Ticker(), stop=stop)
     click.echo(f"{folder} was built already" if is_built else f"{folder}")
 
 

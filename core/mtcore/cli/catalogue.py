@@ -12,7 +12,7 @@ from mtcore.data.rows import read_task
 from mtcore.errors import MtcoreError
 from mtcore.registry import Entry, Registry
 
-PROVIDED = ("tasks", "filters", "samplers", "schedulers", "methods", "observers", "commands")
+PROVIDED = ("tasks", "filters", "samplers", "schedulers", "methods", "launchers", "observers", "commands")
 
 
 @click.command()

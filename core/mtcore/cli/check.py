@@ -17,7 +17,17 @@ from mtcore.errors import ConfigError, UnknownName
 from mtcore.modeling.load import find_base
 from mtcore.plugins import GROUP, discover
 from mtcore.registry import KINDS, Entry, Registry
-from mtcore.testing import Check, Outcome, filter_checks, method_checks, observer_checks, sampler_checks, scheduler_checks, task_checks
+from mtcore.testing import (
+    Check,
+    Outcome,
+    filter_checks,
+    launcher_checks,
+    method_checks,
+    observer_checks,
+    sampler_checks,
+    scheduler_checks,
+    task_checks,
+)
 from mtcore.types import Base
 
 WORDS = {"passed": "passed", "failed": "failed", "skipped": "skipped", "expected": "failed as expected"}
@@ -120,7 +130,13 @@ def checks_of(
         return task_checks(entry.cls, data=data, base=base, module=module, expected_failures=expected_failures)
     if entry.kind == "scheduler":
         return scheduler_checks(entry.cls, options=options, sampler=registry.sampler, module=module, expected_failures=expected_failures)
-    simple = {"filter": filter_checks, "sampler": sampler_checks, "method": method_checks, "observer": observer_checks}
+    simple = {
+        "filter": filter_checks,
+        "sampler": sampler_checks,
+        "method": method_checks,
+        "launcher": launcher_checks,
+        "observer": observer_checks,
+    }
     return simple[entry.kind](entry.cls, options=options, module=module, expected_failures=expected_failures)
 
 

@@ -39,6 +39,8 @@ def plan(run: Path | None, settings: Sequence[str], chosen: Sequence[str], order
             raise ConfigError(f"--order writes one variant: choose it with --variant ({', '.join(plans)})")
         rows = write_order(next(iter(plans.values())), order)
         is_open = "" if rows else ": no stage is decided before references; [resource] in the run file decides it"
+        if rows and any(group.is_changing for group in next(iter(plans.values())).groups):
+            is_open = ": as far as shares are decided before training"
         click.echo(f"{rows:,} draws written to {order}{is_open}", err=True)
     if as_json:
         tables = {name: p.as_json() for name, p in plans.items()}
@@ -64,13 +66,17 @@ def _show(variant: str, table: dict[str, Any]) -> None:
                 lines += [[name, *(_cell(t[key], form) for key, form in FORMS.items())] for name, t in stage["tasks"].items()]
             else:
                 lines.append(["known after references"] + ["unknown"] * len(FORMS))
-            print_table(lines, title=f"stage {stage['name']}, {_cell(stage['steps'], ',')} steps")
+            print_table(lines, title=f"stage {stage['name']}, {_cell(stage['steps'], ',')} steps" + GROUPINGS[stage["grouping"]])
+            if (changes := stage["shares_change"]) is not None:
+                needs, every = " and ".join(changes["needs"]), _cell(changes["every"], ",")
+                click.echo(f"  these are the shares at its start: they change every {every} draws with {needs}")
         if not group["stages"]:
             click.echo(f"  nothing to train: {', '.join(group['tasks'])}")
     for warning in table["warnings"]:
         click.echo(f"warning: {warning}", err=True)
 
 
+GROUPINGS = {"mixed": "", "one-task": ", every step of one task", "shared-documents": ", rows of one document together"}
 FORMS = {"share": ".4f", "draws": ",", "passes": ".2f", "unseen": ".1%", "token_share": ".1%"}
 
 

@@ -26,6 +26,7 @@ def train(run: Path | None, settings: Sequence[str], chosen: Sequence[str], rest
     new ones are measured, training goes on from BUNDLE, and a successor that loses a qualified task is not published (exit code 1).
     """
     from mtcore.fitting import Fitting
+    from mtcore.interrupts import listening
     from mtcore.live import read_live
     from mtcore.pipeline import train as train_run
     from mtcore.runfolder import PAGE
@@ -49,11 +50,12 @@ def train(run: Path | None, settings: Sequence[str], chosen: Sequence[str], rest
         for observer in observers:
             observer.on_event(event, folder)
 
-    fitting = Fitting(emit, is_main)
-    if live is None:
-        outcomes = train_run(file, registry, fitting, folder, restart=restart)
-    else:
-        outcomes = [update(file, registry, fitting, folder, live, restart=restart)]
+    with listening() as stop:
+        fitting = Fitting(emit, is_main, stop, first.distribution)
+        if live is None:
+            outcomes = train_run(file, registry, fitting, folder, restart=restart)
+        else:
+            outcomes = [update(file, registry, fitting, folder, live, restart=restart)]
     if as_json and is_main:
         print_json([outcome.as_json() for outcome in outcomes])
     elif is_main:

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from mtcore.data.sources import MAX_LINE, MAX_SNIPPET, RawRow
+from mtcore.data.sources import MAX_LINE, MAX_SNIPPET, RawRow, broken_off
 from mtcore.errors import DataError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -15,7 +15,7 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 def read_delimited(path: Path, needed: Collection[str]) -> Iterator[RawRow]:
     """Rows of a .csv or .tsv file, gzipped or not, as text by column; cells are quoted as in CSV in both.
 
-    Raises DataError where the first line does not name the needed columns.
+    Raises DataError where the first line does not name the needed columns, or the file breaks off.
     """
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))  # one for the whole process: never lowered
     opened = gzip.open if path.suffix == ".gz" else open
@@ -39,8 +39,7 @@ def read_delimited(path: Path, needed: Collection[str]) -> Iterator[RawRow]:
                     yield RawRow(None, str(path), first + number, f"not a record: {error}", _snippet([line]))
                 continue
             except (EOFError, OSError, zlib.error) as error:
-                yield RawRow(None, str(path), first, f"the file breaks off here ({error})")
-                return
+                raise broken_off(path, first - 1, error) from None
             if header is None:
                 header = _checked_header(path, cells, needed)
             elif cells:

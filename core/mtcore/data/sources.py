@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtcore.errors import MissingData
+from mtcore.errors import DataError, MissingData
 
 MAX_LINE = 1 << 20
 """Bytes; a longer line is set aside unread."""
@@ -60,7 +60,10 @@ def task_rows(data: Path | None, folder: str, split: str, hub: HubSource | None 
 
 
 def read_jsonl(path: Path) -> Iterator[RawRow]:
-    """Rows of a JSON-lines file, gzipped or not; a line that cannot be read becomes a `RawRow` with a problem, and the rest goes on."""
+    """Rows of a JSON-lines file, gzipped or not; a line that cannot be read becomes a `RawRow` with a problem, and the rest goes on.
+
+    Raises DataError where the file breaks off: nobody knows how many rows stood behind.
+    """
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
         number = 0
         try:
@@ -76,7 +79,7 @@ def read_jsonl(path: Path) -> Iterator[RawRow]:
                 elif raw.strip():
                     yield _parse(raw, str(path), number)
         except (EOFError, OSError, zlib.error) as error:
-            yield RawRow(None, str(path), number, f"the file breaks off here ({error})")
+            raise broken_off(path, number - 1, error) from None
 
 
 def read_hub(hub: HubSource, task: str, split: str) -> Iterator[RawRow]:
@@ -99,6 +102,12 @@ def read_hub(hub: HubSource, task: str, split: str) -> Iterator[RawRow]:
     for number, row in enumerate(rows):
         named = {name: feature.int2str(row[name]) for name, feature in classes.items() if row[name] is not None and row[name] >= 0}
         yield RawRow({**row, **named}, where, number)
+
+
+def broken_off(path: Path, lines: int, error: Exception) -> DataError:
+    """What to raise where a file cannot be read to its end."""
+    what = "the archive is cut off or damaged; fetch it again" if path.suffix == ".gz" else "have its disk checked, or fetch it again"
+    return DataError(f"{path} breaks off after {lines} lines ({error}), and what stood behind them is lost: {what}")
 
 
 def _parse(raw: bytes, file: str, line: int) -> RawRow:

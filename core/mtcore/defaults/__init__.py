@@ -1,8 +1,9 @@
 """What ships in the box, registered through the same hooks as everyone else's."""
 
-from mtcore.contracts import Method, Observer, Sampler, StageScheduler, TaskFilter
+from mtcore.contracts import Launcher, Method, Observer, Sampler, StageScheduler, TaskFilter
 from mtcore.defaults.few_shot import FewShot
 from mtcore.defaults.filters import ClassCount, InputKind, NoFilter, OutputKind, OutputScale
+from mtcore.defaults.launchers import InTurn, Processes
 from mtcore.defaults.observers import EventLog, Progress
 from mtcore.defaults.samplers import ClassBalanced, InstanceBalanced, Temperature
 from mtcore.defaults.schedulers import MixtureStage, SingleTask, TwoStage
@@ -29,6 +30,11 @@ def register_schedulers() -> list[type[StageScheduler]]:
 @hookimpl
 def register_methods() -> list[type[Method]]:
     return [Text2Text, FewShot]
+
+
+@hookimpl
+def register_launchers() -> list[type[Launcher]]:
+    return [InTurn, Processes]
 
 
 @hookimpl

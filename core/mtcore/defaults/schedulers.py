@@ -1,6 +1,7 @@
 """Stage schedulers: the paper's two stages, one mixture, and each task by itself."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from pydantic import Field
 
@@ -20,9 +21,11 @@ class Recipe(Options):
     """Draws an optimizer step, over all processes."""
     evaluate_epochs: float = Field(default=1.0, gt=0)
     """Epochs of a stage between two evaluations."""
+    grouping: Literal["mixed", "one-task", "shared-documents"] = "mixed"
+    """Whether a step mixes tasks freely, is one task's, or brings rows that share a document together, which changes the order of rows."""
 
 
-def _stage(
+def stage_of(
     name: str,
     profiles: Sequence[TaskProfile],
     use: SamplerUse,
@@ -32,6 +35,7 @@ def _stage(
     *,
     patience: int | None = None,
 ) -> Stage:
+    """A stage of these tasks that is so many of the sampler's epochs long."""
     epoch = samplers(use).epoch_draws(profiles)
     return Stage(
         name=name,
@@ -42,6 +46,7 @@ def _stage(
         examples_per_step=recipe.examples_per_step,
         learning_rate=recipe.learning_rate,
         evaluate_every=max(1, round(epoch * recipe.evaluate_epochs)),
+        grouping=recipe.grouping,
         patience=patience,
     )
 
@@ -71,16 +76,16 @@ class TwoStage(StageScheduler):
 
     def next_stage(self, profiles: Sequence[TaskProfile], done: Sequence[StageDone], sampler: SamplerFactory) -> Stage | None:
         if any(p.is_taught for p in profiles):
-            return None if done else _stage("update", profiles, self.config.stage2, self.config.update_epochs, self.config, sampler)
+            return None if done else stage_of("update", profiles, self.config.stage2, self.config.update_epochs, self.config, sampler)
         finished = {d.stage.name for d in done}
         if "high-resource" not in finished and "mixture" not in finished:
             if any(p.resource == "unknown" for p in profiles):
-                whole = _stage("high-resource", profiles, self.config.stage1, self.config.stage1_epochs, self.config, sampler)
+                whole = stage_of("high-resource", profiles, self.config.stage1, self.config.stage1_epochs, self.config, sampler)
                 return whole.model_copy(update={"tasks": None, "draws": None, "epoch_draws": whole.draws})
             if high := [p for p in profiles if p.resource == "high"]:
-                return _stage("high-resource", high, self.config.stage1, self.config.stage1_epochs, self.config, sampler)
+                return stage_of("high-resource", high, self.config.stage1, self.config.stage1_epochs, self.config, sampler)
         if "mixture" not in finished:
-            stage = _stage("mixture", profiles, self.config.stage2, self.config.stage2_epochs, self.config, sampler)
+            stage = stage_of("mixture", profiles, self.config.stage2, self.config.stage2_epochs, self.config, sampler)
             empty = "" if finished else "no task is high-resource, so stage 1 is empty: this is the method without its two stages"
             return stage.model_copy(update={"note": empty})
         return None
@@ -106,7 +111,7 @@ class MixtureStage(StageScheduler):
             return None
         is_update = any(p.is_taught for p in profiles)
         name, epochs = ("update", self.config.update_epochs) if is_update else ("mixture", self.config.epochs)
-        return _stage(name, profiles, self.config.sampler, epochs, self.config, sampler)
+        return stage_of(name, profiles, self.config.sampler, epochs, self.config, sampler)
 
 
 class SingleTask(StageScheduler):
@@ -127,4 +132,4 @@ class SingleTask(StageScheduler):
         if done:
             return None
         use = SamplerUse(use="instance-balanced")
-        return _stage("single-task", profiles, use, self.config.epochs, self.config, sampler, patience=self.config.patience)
+        return stage_of("single-task", profiles, use, self.config.epochs, self.config, sampler, patience=self.config.patience)

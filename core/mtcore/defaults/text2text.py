@@ -10,15 +10,29 @@ from mtcore.bundle import read_bundle
 from mtcore.contracts import Component, Method, Predictor, Stages, Workspace
 from mtcore.data.text import TextEncoder, text_pair
 from mtcore.errors import ModelError
-from mtcore.types import Base, Fitted, Group, Layout, Preview, Render, TaskData
+from mtcore.types import Base, Fitted, Frozen, Group, Layout, Preview, Render, TaskData
 
 SAMPLE = 256
 """Rows a task that a preview encodes."""
 
 
+class Lora(Frozen):
+    """Low-rank adapters in place of full fine-tuning."""
+
+    rank: int = Field(default=16, gt=0)
+    """Inner width of an adapter."""
+    alpha: float = Field(default=32.0, gt=0)
+    """What an adapter adds is multiplied by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of an adapter's inputs that a training step leaves out."""
+    targets: tuple[str, ...] = ()
+    """Names (or their ends, as in `q_proj`) of the linear layers that get one; all but the head where empty."""
+
+
 class Text2TextConfig(Component.Config):
     """The paper gives rate and batch; what it leaves open is stated here."""
 
+    indifferent = frozenset({"batch_tokens", "gradient_checkpointing", "save_minutes"})
     layout: Layout = "task-first"
     """Whether a prompt begins with the task's instruction, or with the document that tasks may share."""
     max_length: int = Field(default=1024, gt=8)
@@ -40,7 +54,13 @@ class Text2TextConfig(Component.Config):
     row_tokens: int = Field(default=512, gt=0)
     """Width of the rows that short examples are packed into."""
     batch_tokens: int = Field(default=8192, gt=0)
-    """Tokens, padding included, that go through the model at once: bounds memory, changes no result."""
+    """Tokens that go through the model at once, at most: bounds memory, changes no result."""
+    lora: Lora | None = None
+    """Train adapters and leave the base's weights as they are; the bundle holds them merged. None: every weight is trained."""
+    gradient_checkpointing: bool = False
+    """Compute layers again in the backward pass instead of keeping what they were: less memory, a quarter more work, the same result."""
+    save_minutes: float = Field(default=10.0, ge=0)
+    """Minutes between two checkpoints, beside those of evaluations: what a kill can cost at most."""
 
 
 class Text2Text(Method):

@@ -46,7 +46,7 @@ def components(subject: Subject) -> Iterator[Finding]:
     for name, config in subject.configs.items() if subject.has_run else ():
         where = f"variant {name}: " if name else ""
         try:
-            for use in (config.filter, config.method, config.scheduler, config.reference, *config.observers):
+            for use in (config.filter, config.method, config.scheduler, config.reference, config.launcher, *config.observers):
                 subject.registry.build(use)
             found = subject.registry.tasks(config.tasks)
         except MtcoreError as error:

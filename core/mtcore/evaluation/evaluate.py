@@ -2,14 +2,15 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from mtcore.contracts import Array, Judged, Metric, Predictor
 from mtcore.evaluation.qualify import reaches
-from mtcore.types import Answer, Example, Prediction, Request, TaskSpec
+from mtcore.types import Answer, Example, Prediction, Prepared, Request, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -23,20 +24,36 @@ class Exam:
     """The reference score; None while there is none, or it is at chance."""
 
 
-def evaluate(predictor: Predictor, exams: Mapping[str, Exam]) -> Judged:
-    """Answer and score all rows. A task whose row, parser or metric raises, or whose score is no number, is failed with the reason."""
+Ask = Callable[[Sequence[Prepared]], list[Answer]]
+
+
+class AskingFailed(Exception):
+    """A process that was asked part of the rows failed; the text is that process's own."""
+
+
+def evaluate(
+    predictor: Predictor,
+    exams: Mapping[str, Exam],
+    together: Callable[[Sequence[Prepared], Ask], list[Answer]] = lambda rows, ask: ask(rows),
+) -> Judged:
+    """Answer and score all rows. A task whose row, parser or metric raises, or whose score is no number, is failed with the reason.
+
+    `together` may have others ask part of a task's rows; it returns the answers to all of them, or raises AskingFailed.
+    """
     started = time.perf_counter()
     scores: dict[str, float] = {}
     failures: dict[str, str] = {}
     answers: dict[str, list[Answer]] = {}
-    tokens = 0
+    tokens, flops = 0, 0.0
     for name, exam in exams.items():
         try:
-            answers[name], used = _answers(predictor, name, exam.examples)
-            tokens += used
+            prepared = [predictor.prepare(Request(example.fields, (name,))) for example in exam.examples]
+            answers[name] = together(prepared, partial(_answers, predictor, name))
+            tokens += sum(p.cost for p in prepared)
+            flops += sum(p.flops for p in prepared)
             scores[name] = score(exam, answers[name])
         except Exception as error:
-            failures[name] = f"{type(error).__name__}: {error}"
+            failures[name] = str(error) if isinstance(error, AskingFailed) else f"{type(error).__name__}: {error}"
             answers.pop(name, None)
     bars = {name: exam.bar for name, exam in exams.items() if exam.bar is not None}
     return Judged(
@@ -46,6 +63,7 @@ def evaluate(predictor: Predictor, exams: Mapping[str, Exam]) -> Judged:
         qualified=sum(bool(reaches(scores.get(name, -math.inf), bar)) for name, bar in bars.items()) if bars else None,
         average=float(np.mean([scores.get(name, 0.0) for name in exams])) if exams else 0.0,
         tokens=tokens,
+        flops=flops,
         seconds=time.perf_counter() - started,
     )
 
@@ -69,12 +87,11 @@ def score(exam: Exam, answers: Sequence[Answer]) -> float:
     return value
 
 
-def _answers(predictor: Predictor, name: str, examples: Sequence[Example]) -> tuple[list[Answer], int]:
-    prepared = [predictor.prepare(Request(example.fields, (name,))) for example in examples]
+def _answers(predictor: Predictor, name: str, prepared: Sequence[Prepared]) -> list[Answer]:
     answers: list[Answer] = []
     for result in predictor.predict(prepared):
         outcome = result[name]
         if not isinstance(outcome, Prediction):
             raise ValueError(outcome.reason)
         answers.append(outcome.answer)
-    return answers, sum(p.cost for p in prepared)
+    return answers

@@ -15,7 +15,7 @@ from mtcore.evaluation import scales, views
 from mtcore.evaluation.plots import Curve, Shared, task_plot
 from mtcore.evaluation.qualify import BAR
 from mtcore.evaluation.report import FORMAT
-from mtcore.evaluation.tables import change_table, flop, percent
+from mtcore.evaluation.tables import change_table, cost_note, flop, percent, speed, utilisation
 from mtcore.evaluation.views import Report
 
 FOLDED_FROM = 25
@@ -47,6 +47,8 @@ def page(run: str, reports: Sequence[Report], resolved: Mapping[str, Any]) -> st
     environment.filters |= {
         "percent": percent,
         "flop": flop,
+        "speed": speed,
+        "utilisation": utilisation,
         "ratio": lambda value: "–" if value is None else f"{value:.3f}",
         "whole": lambda value: f"{value:,}",
         "span": _span,
@@ -62,6 +64,7 @@ def page(run: str, reports: Sequence[Report], resolved: Mapping[str, Any]) -> st
         scales=scales,
         panels={report["variant"]: _panels(report, None if report is main else main) for report in reports},
         change_table=change_table,
+        cost_note=cost_note,
         configurations=resolved["variants"],
         plugins=resolved["plugins"],
         folded_from=FOLDED_FROM,

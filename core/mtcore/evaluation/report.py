@@ -8,7 +8,7 @@ from typing import Any
 from mtcore.evaluation.qualify import Deployment, Verdict, overhead
 from mtcore.types import Cost
 
-FORMAT = 2
+FORMAT = 3
 """Of report.json; raised when pages need what earlier reports do not hold."""
 
 
@@ -159,9 +159,14 @@ class VariantOutcome:
                 "not_ready": list(self.deployment.not_ready),
                 "overhead": self.deployment.overhead,
             },
-            "cost": {phase: cost.model_dump() for phase, cost in self.costs.items()} | {"references_reused": self.reference_reused},
+            "cost": {phase: _cost(cost) for phase, cost in self.costs.items()} | {"references_reused": self.reference_reused},
             "warnings": list(self.warnings),
             "failures": self.failures,
             "versions": dict(self.versions),
             "update": self.update,
         }
+
+
+def _cost(cost: Cost) -> dict[str, Any]:
+    rates = {"saved": cost.saved, "tokens_per_second": cost.tokens_per_second, "utilisation": cost.utilisation}
+    return {**cost.model_dump(mode="json"), **rates}

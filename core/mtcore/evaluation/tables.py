@@ -99,11 +99,24 @@ def sides_table(comparison: Report) -> list[list[str]]:
 
 
 def cost_table(outcome: VariantOutcome) -> list[list[str]]:
-    lines = [["phase", "steps", "examples", "tokens", "padding", "FLOP", "wall time"]]
+    is_shared = any(c.saved for c in outcome.costs.values())
+    shared = ["shared"] if is_shared else []
+    lines = [["phase", "steps", "examples", "tokens", "padding", *shared, "FLOP", "wall time", "tokens/s", "MFU"]]
     for phase, c in outcome.costs.items():
-        share = f"{c.padding / max(1, c.padding + c.tokens):.1%}"
-        lines.append([phase, f"{c.steps:,}", f"{c.examples:,}", f"{c.tokens:,}", share, flop(c.flops), f"{c.seconds:,.0f} s"])
+        counts = [f"{c.steps:,}", f"{c.examples:,}", f"{c.tokens:,}", f"{c.padding / max(1, c.padding + c.tokens):.1%}"]
+        counts += [f"{c.saved / max(1, c.saved + c.tokens):.1%}"] if is_shared else []
+        lines.append([phase, *counts, flop(c.flops), f"{c.seconds:,.0f} s", speed(c.tokens_per_second), utilisation(c.utilisation)])
     return lines
+
+
+def cost_note(report: Report) -> str:
+    """What the words of a cost table mean."""
+    costs = [cost for cost in report["cost"].values() if isinstance(cost, Mapping)]
+    peaks = list(dict.fromkeys(peak for cost in costs for peak in cost["peaks"]))
+    told = ["Tokens are useful ones, without padding; wall time is that of every piece of work, added up where several went on at once."]
+    told += ["Shared: tokens that were saved by encoding a document once for several examples."] if any(cost["saved"] for cost in costs) else []
+    told += [f"MFU: the FLOP that the model demands over the peak of its devices ({'; '.join(peaks)})."] if peaks else []
+    return " ".join(told)
 
 
 def markdown(outcome: VariantOutcome) -> str:
@@ -130,7 +143,7 @@ def markdown(outcome: VariantOutcome) -> str:
         markdown_table(_stage_table(outcome)) if any(g.stages for g in outcome.groups) else "Nothing was trained.",
         "## Cost",
         markdown_table(cost_table(outcome)),
-        f"References reused from earlier work: {outcome.reference_reused}.",
+        f"References reused from earlier work: {outcome.reference_reused}. {cost_note(outcome.as_json())}",
         "## Warnings",
         "\n".join(f"- {on_one_line(' '.join(w.split()))}" for w in [*outcome.failures, *gathered(outcome)]) or "None.",
         "## Versions",
@@ -141,10 +154,12 @@ def markdown(outcome: VariantOutcome) -> str:
 
 def comparison_markdown(run: str, reports: Sequence[Report]) -> str:
     """All variants of a run side by side."""
-    costs = [["variant", "steps", "tokens", "FLOP", "wall time"]]
+    costs = [["variant", "steps", "tokens", "FLOP", "wall time", "tokens/s", "MFU"]]
     for report in reports:
         c = report["cost"]["total shared"]
-        costs.append([report["variant"] or "–", f"{c['steps']:,}", f"{c['tokens']:,}", flop(c["flops"]), f"{c['seconds']:,.0f} s"])
+        counts = [f"{c['steps']:,}", f"{c['tokens']:,}", flop(c["flops"]), f"{c['seconds']:,.0f} s"]
+        # reports of earlier versions know no rates
+        costs.append([report["variant"] or "–", *counts, speed(c.get("tokens_per_second")), utilisation(c.get("utilisation"))])
     chance = sorted({task["name"] for report in reports for task in _tasks(report) if task["at_chance"]})
     note = f"At chance alone, so nothing can be qualified against them: {', '.join(chance)}.\n\n" if chance else ""
     return (
@@ -181,6 +196,14 @@ def on_one_line(text: str) -> str:
 
 def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.2f}"
+
+
+def speed(tokens_per_second: float | None) -> str:
+    return "–" if tokens_per_second is None else f"{tokens_per_second:,.0f}"
+
+
+def utilisation(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"
 
 
 def flop(value: float) -> str:

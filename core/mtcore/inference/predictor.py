@@ -15,6 +15,7 @@ from mtcore.errors import ConfigError, UnknownName
 from mtcore.inference.generation import generate
 from mtcore.inference.scoring import Query, score_labels
 from mtcore.inference.trie import LabelTrie, build_trie, next_labels
+from mtcore.modeling.flops import ModelSize, model_size
 from mtcore.types import Answer, Piece, Prediction, Prepared, Request, TaskError, TaskSpec, TextPair
 
 Prompt = Callable[[Mapping[str, str]], tuple[Piece, ...]]
@@ -29,6 +30,14 @@ class ServedTask:
     room: int
     trie: LabelTrie | None
 
+    def flops(self, size: ModelSize, prompt: int) -> float:
+        """What scoring all labels after a prompt of so many tokens takes; of an answer that grows, only what its beginning takes."""
+        pairs = prompt * (prompt + 1) // 2
+        if self.trie is None:
+            return size.forward_flops(prompt, pairs, 1)
+        nodes = len(self.trie.tokens_M)
+        return size.forward_flops(prompt + nodes, pairs + nodes * prompt + self.trie.pairs, self.trie.asked)
+
 
 def served_task(spec: TaskSpec, prompt: Prompt, encoder: TextEncoder) -> ServedTask:
     """Lay out a task's label set once."""
@@ -40,8 +49,18 @@ def served_task(spec: TaskSpec, prompt: Prompt, encoder: TextEncoder) -> ServedT
 class TextPredictor(Predictor):
     """Label sets are scored exactly, all labels of a prompt in one forward pass; multi-label answers grow greedily in canonical order."""
 
-    def __init__(self, model: PreTrainedModel, encoder: TextEncoder, tasks: Mapping[str, ServedTask], *, batch_tokens: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        encoder: TextEncoder,
+        tasks: Mapping[str, ServedTask],
+        *,
+        batch_tokens: int,
+        size: ModelSize | None = None,
+    ) -> None:
+        """`size` must be given for a model whose weights are distributed over processes."""
         self._model = model
+        self._size = size or model_size(model)
         self._encoder = encoder
         self._tasks = dict(tasks)
         self._batch_tokens = batch_tokens
@@ -68,6 +87,7 @@ class TextPredictor(Predictor):
             cost=sum(len(e.prompt) + self._extra(name) for name, e in encoded.items()),
             flags={name: ("truncated",) if e.cut else () for name, e in encoded.items()},
             payload=encoded,
+            flops=sum(self._tasks[name].flops(self._size, len(e.prompt)) for name, e in encoded.items()),
         )
 
     def predict(self, prepared: Sequence[Prepared]) -> list[dict[str, Prediction | TaskError]]:

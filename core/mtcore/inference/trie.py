@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -30,6 +31,19 @@ class LabelTrie:
     edge_tokens_E: Ints
     paths_LE: NDArray[np.bool_]
     """Which edges a label's path takes: its log-probability is the sum over them."""
+
+    @cached_property
+    def pairs(self) -> int:
+        """How many nodes the nodes see, themselves included, summed over nodes: what attention among them costs."""
+        depths: list[int] = []
+        for parent in self.parents_M.tolist():  # parents stand before their children
+            depths.append(1 + (depths[parent] if parent >= 0 else 0))
+        return sum(depths)
+
+    @cached_property
+    def asked(self) -> int:
+        """Positions whose next token is predicted."""
+        return len(np.unique(self.edge_nodes_E))
 
     def log_probabilities(self, edges_E: NDArray[np.float64]) -> NDArray[np.float64]:
         """Log-probabilities [L] of all labels from those of all edges."""

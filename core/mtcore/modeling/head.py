@@ -1,40 +1,79 @@
 """The language-model head, applied only where a token is predicted."""
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from mtcore.data.packing import MicroBatch
+from mtcore.data.packing import MicroBatch, Sample, micro_batches
 from mtcore.errors import ModelError
-from mtcore.modeling.attention import segment_mask
+from mtcore.modeling.attention import Blocks, install, on_device
+
+LOGITS = 2**26
+"""Logits that are held at once in training (256 MiB in fp32, some times that with their gradients); more are computed in parts."""
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """A `MicroBatch` on a device."""
+
+    ids_T: torch.Tensor
+    positions_T: torch.Tensor
+    blocks: Blocks
+    columns_N: torch.Tensor
+    targets_N: torch.Tensor
+    examples_N: torch.Tensor
+
+
+def as_tensors(batch: MicroBatch, device: torch.device) -> Tensors:
+    arrays = (batch.ids_T, batch.positions_T, batch.columns_N, batch.targets_N, batch.examples_N)
+    ids_T, positions_T, columns_N, targets_N, examples_N = (torch.from_numpy(a).to(device, non_blocking=True) for a in arrays)
+    return Tensors(ids_T, positions_T, on_device(batch.blocks, device), columns_N, targets_N, examples_N)
 
 
 class TargetLoss(nn.Module):
     """Mean token loss of every example, with logits computed at target positions and nowhere else."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, logits: int = LOGITS) -> None:
         super().__init__()
+        install(model)
         self.model = model
+        self.logits = logits
 
-    def forward(self, batch: dict[str, torch.Tensor], examples: int) -> torch.Tensor:
-        """Take the arrays of a `MicroBatch` as tensors and return losses [examples]; examples without targets here count 0."""
-        hidden_BTD = body(self.model, batch["ids_RT"], batch["positions_RT"], segment_mask(batch["segments_RT"]))
-        logits_NV = head(self.model, hidden_BTD[batch["rows_N"], batch["columns_N"]])
-        losses_N = F.cross_entropy(logits_NV.float(), batch["targets_N"], reduction="none")
+    def forward(self, batch: Tensors, examples: int) -> torch.Tensor:
+        """Return losses [examples]; examples without targets here count 0."""
+        hidden_TD = body(self.model, batch.ids_T[None], batch.positions_T[None], batch.blocks)[0]
+        losses_N = self._token_losses(hidden_TD[batch.columns_N], batch.targets_N)
         zeros_E = losses_N.new_zeros(examples)
-        counts_E = zeros_E.index_add(0, batch["examples_N"], torch.ones_like(losses_N))
-        return zeros_E.index_add(0, batch["examples_N"], losses_N) / counts_E.clamp(min=1)
+        counts_E = zeros_E.index_add(0, batch.examples_N, torch.ones_like(losses_N))
+        return zeros_E.index_add(0, batch.examples_N, losses_N) / counts_E.clamp(min=1)
+
+    def _token_losses(self, hidden_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+        """Parts whose logits are too many to be kept are computed again in the backward pass."""
+        rows = max(1, self.logits // self.model.config.get_text_config().vocab_size)
+        if len(targets_N) <= rows:
+            return self._part(hidden_ND, targets_N)
+        parts = zip(hidden_ND.split(rows), targets_N.split(rows), strict=True)
+        return torch.cat([checkpoint(self._part, hidden, targets, use_reentrant=False) for hidden, targets in parts])
+
+    def _part(self, hidden_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(head(self.model, hidden_ND).float(), targets_N, reduction="none")
 
 
-def as_tensors(batch: MicroBatch, device: torch.device) -> dict[str, torch.Tensor]:
-    names = ("ids_RT", "positions_RT", "segments_RT", "rows_N", "columns_N", "targets_N", "examples_N")
-    return {name: torch.from_numpy(getattr(batch, name)).to(device, non_blocking=True) for name in names}
+def body(model: PreTrainedModel, ids_BT: torch.Tensor, positions_BT: torch.Tensor, visible: Blocks | torch.Tensor) -> torch.Tensor:
+    """Hidden states [B, T, D] of the decoder without its head.
 
-
-def body(model: PreTrainedModel, ids_BT: torch.Tensor, positions_BT: torch.Tensor, visible_B1TT: torch.Tensor) -> torch.Tensor:
-    """Hidden states [B, T, D] of the decoder without its head. `visible` is bool: attention must be sdpa (`load.load_model` sees to it)."""
-    output = model.base_model(input_ids=ids_BT, position_ids=positions_BT, attention_mask=visible_B1TT, use_cache=False)
+    `visible` says which token may see which: the blocks of a packed sequence (`attention.install` lets the model take them), or
+    bool [B, 1, T, T], true where the query (third axis) may see the key (fourth). One of them is always passed: without a mask,
+    transformers guesses at packing from position ids. With blocks it is a mask of one element, which nothing looks at.
+    """
+    packed = {"blocks": visible} if isinstance(visible, Blocks) else {}
+    mask = visible if isinstance(visible, torch.Tensor) else torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids_BT.device)
+    output = model.base_model(input_ids=ids_BT, position_ids=positions_BT, attention_mask=mask, use_cache=False, **packed)
     hidden: torch.Tensor = output.last_hidden_state
     return hidden
 
@@ -47,17 +86,44 @@ def head(model: PreTrainedModel, hidden_ND: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def require_plain_head(model: PreTrainedModel) -> None:
-    """Compare body + head with the model's own forward pass on eight tokens.
+    """Compare body and head over a packed sequence with the model's own forward pass over its examples: three of eight tokens, two of which
+    share five.
 
-    Raises ModelError where they differ: an architecture that scales or caps its logits would be trained on other numbers than it serves.
+    Raises ModelError where they differ: an architecture that scales or caps its logits, or looks past the blocks of a packed sequence,
+    would be trained on other numbers than it serves.
     """
-    ids_BT = torch.arange(8, device=model.device)[None] % model.config.get_text_config().vocab_size
-    expected_TV = model(input_ids=ids_BT, use_cache=False).logits[0].float()
-    hidden_BTD = body(model, ids_BT, torch.arange(8, device=model.device)[None], segment_mask(torch.zeros_like(ids_BT)))
-    difference = (head(model, hidden_BTD[0]).float() - expected_TV).abs().max().item()
-    tolerance = 1e-3 if expected_TV.dtype == torch.float32 and model.dtype == torch.float32 else 0.25
-    if not difference <= tolerance * max(1.0, expected_TV.abs().max().item()):
+    random_38 = np.random.default_rng(0).integers(0, model.config.get_text_config().vocab_size, (3, 8), np.int32)
+    random_38[2, :5] = random_38[1, :5]
+    expected = model(input_ids=torch.from_numpy(random_38.astype(np.int64)).to(model.device), use_cache=False).logits.float()
+    scale = max(1.0, expected.abs().max().item())
+    tolerance = scale * (1e-3 if model.dtype == torch.float32 else 0.25)
+
+    def difference(samples: list[Sample]) -> float:
+        (batch,) = micro_batches(samples, 24)
+        tensors = as_tensors(batch, model.device)
+        hidden_TD = body(model, tensors.ids_T[None], tensors.positions_T[None], tensors.blocks)[0]
+        found = head(model, hidden_TD[tensors.columns_N]).float()
+        # targets stand in the order in which the examples were laid out
+        order = sorted(range(len(samples)), key=lambda e: batch.examples_N.tolist().index(e))
+        return (found - expected[order, :-1].flatten(0, 1)).abs().max().item()
+
+    samples = [Sample(ids, 1, example, document=5 * (example > 0)) for example, ids in enumerate(random_38)]
+    try:
+        found = difference(samples)
+    except (TypeError, RuntimeError, ValueError) as error:
         raise ModelError(
-            f"{type(model).__name__} computes its logits in more steps than body and head (they differ by {difference:.3g} on eight tokens), "
-            "so it cannot be trained with the head at targets only. Use a Qwen2 or LLaMA architecture, or another that passes this check."
+            f"{type(model).__name__} does not take packed sequences ({type(error).__name__}: {error}), so it cannot be trained. "
+            "Use a Qwen2 or LLaMA architecture, or another whose layers hand their arguments on to transformers' attention interface."
+        ) from error
+    if found <= tolerance:
+        return
+    if difference(samples[:1]) <= tolerance:
+        raise ModelError(
+            f"{type(model).__name__} does not keep the examples of a packed sequence apart (their logits differ by {found:.3g} from those of "
+            "each by itself), so it cannot be trained. Use a Qwen2 or LLaMA architecture, or another that attends through transformers' "
+            "attention interface alone."
         )
+    raise ModelError(
+        f"{type(model).__name__} computes its logits in more steps than body and head (they differ by {found:.3g} on eight tokens), "
+        "so it cannot be trained with the head at targets only. Use a Qwen2 or LLaMA architecture, or another that passes this check."
+    )

@@ -57,7 +57,7 @@ def hub_revision(base: Base) -> str | None:
 
 
 def load_model(folder: Path, *, to_device: bool = False) -> "PreTrainedModel":
-    """Load a causal language model in fp32; safetensors only, no code from the folder, sdpa attention.
+    """Load a causal language model in fp32; safetensors only, no code from the folder, attention by blocks where it is given some.
 
     For inference `to_device` moves it to this process's GPU, where there is one; training leaves that to accelerate.
     """
@@ -65,6 +65,7 @@ def load_model(folder: Path, *, to_device: bool = False) -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM, GenerationConfig
     from transformers.utils import logging
 
+    from mtcore.modeling.attention import install
     from mtcore.modeling.head import require_plain_head
 
     logging.disable_progress_bar()  # progress is told by observers
@@ -76,6 +77,7 @@ def load_model(folder: Path, *, to_device: bool = False) -> "PreTrainedModel":
     model.generation_config = GenerationConfig.from_model_config(model.config)
     if to_device and torch.cuda.is_available():
         model.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")  # type: ignore[arg-type]
+    install(model)
     require_plain_head(model.eval())
     return model
 

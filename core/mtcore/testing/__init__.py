@@ -2,6 +2,7 @@
 
 from mtcore.testing.check import Check, Outcome
 from mtcore.testing.filters import filter_checks
+from mtcore.testing.launchers import launcher_checks
 from mtcore.testing.methods import method_checks
 from mtcore.testing.observers import observer_checks
 from mtcore.testing.samplers import sampler_checks
@@ -15,6 +16,7 @@ __all__ = [
     "Outcome",
     "box_samplers",
     "filter_checks",
+    "launcher_checks",
     "method_checks",
     "observer_checks",
     "sampler_checks",

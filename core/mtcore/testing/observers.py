@@ -13,8 +13,7 @@ from mtcore.contracts import Observer
 from mtcore.testing.check import Body, Check, Failed, checks
 from mtcore.testing.component import ComponentUnderTest, options_strict
 from mtcore.testing.modules import import_fast, import_light
-from mtcore.testing.schedulers import trained
-from mtcore.testing.toys import toy_profiles
+from mtcore.testing.scenes import Scene
 from mtcore.types import Group, SamplerUse, Stage
 
 TASK = "toys/0"
@@ -27,7 +26,7 @@ STAGE = Stage(
     examples_per_step=8,
     learning_rate=1e-3,
 )
-EVALUATION = trained(STAGE, toy_profiles([80])).evaluations[0]
+EVALUATION = Scene(("high",)).trained(STAGE, 0).evaluations[0]
 EVENTS: tuple[events.Event, ...] = (
     events.RunStarted("toy", ("",), (1,), resumed=False),
     events.RowsRead(TASK, 80, 10, 1),
@@ -35,8 +34,15 @@ EVENTS: tuple[events.Event, ...] = (
     events.Grouped("", (Group(name="all", reason="toys", tasks=(TASK,)),)),
     events.WorkAhead({"reference toys/0": 10}),
     events.WorkStarted("reference toys/0", 10, 0),
+    events.MachineMeasured(1e11, "measured here", 1, "reference toys/0"),
     events.StageStarted("reference toys/0", STAGE, 10, {TASK: 1.0}),
     events.Stepped("reference toys/0", "toy", 1, 10, float("nan"), 1e-3, 640, 0.0),
+    events.Stepped("reference toys/0", "toy", 2, 10, 0.5, 1e-3, 640, 0.5, 64, 1e9, 800, "the loss is no number"),
+    events.StepSkipped("reference toys/0", "toy", 2, "the loss is no number", float("nan"), ((TASK, 3), (TASK, 5))),
+    events.RolledBack("reference toys/0", "toy", 4, 2, "three steps in a row were skipped"),
+    events.Saved("reference toys/0", "toy", 2, 0.1, "runs/toy/ckpt-0"),
+    events.MicroBatchHalved("reference toys/0", 4096),
+    events.Interrupted("reference toys/0", 2, "SIGTERM"),
     events.Evaluated("reference toys/0", EVALUATION),
     events.StageEnded("reference toys/0", "toy", 10, "complete"),
     events.ReferenceReady(TASK, 0.5, None, "unknown", True, "measured"),

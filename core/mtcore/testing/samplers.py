@@ -3,16 +3,16 @@
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, get_args
 from unittest import SkipTest
 
 from mtcore.contracts import Sampler
 from mtcore.testing.check import Body, Check, Failed, checks
 from mtcore.testing.component import SHARED, ComponentUnderTest
+from mtcore.testing.ledgers import FEW, few, ledger_of, ledgers
 from mtcore.testing.toys import OUTPUTS, toy_profiles
-from mtcore.types import Evaluation, Ledger, LedgerEntry, Mixture, TaskProfile
+from mtcore.types import Ledger, Mixture, Signal, TaskProfile
 
-FEW = (120, 4000, 900)
 SETS: Mapping[str, Sequence[int]] = {
     "one task": (500,),
     "two equal tasks": (300, 300),
@@ -42,6 +42,8 @@ def sampler_checks(
         pure,
         order_independent,
         ledger_as_declared,
+        any_ledger,
+        borders_positive,
         *SHARED,
     ]
     return checks(bodies, ComponentUnderTest(cls, options, module), cls.name, expected_failures)
@@ -49,7 +51,7 @@ def sampler_checks(
 
 def shares_name_the_tasks(subject: ComponentUnderTest) -> str:
     """Shares are given to the tasks at hand, to all of them and to no other."""
-    _require_names(_mix(subject), _few())
+    _require_names(_mix(subject), few())
     return f"{len(FEW)} tasks"
 
 
@@ -76,12 +78,16 @@ def any_number_of_tasks(subject: ComponentUnderTest) -> str:
 
 def loss_weights_fit(subject: ComponentUnderTest) -> str:
     """Loss weights, where there are any, are positive numbers for tasks at hand."""
-    weights = _mix(subject).loss_weights
-    if strange := sorted(set(weights) - {p.name for p in _few()}):
+    _require_weights(_mix(subject))
+    return f"weights: {len(_mix(subject).loss_weights)}"
+
+
+def _require_weights(mixture: Mixture) -> None:
+    weights = mixture.loss_weights
+    if strange := sorted(set(weights) - {p.name for p in few()}):
         raise Failed(f"loss weights for {', '.join(strange)}", "give weights to tasks of the stage alone")
     if wrong := {name: weight for name, weight in weights.items() if not (math.isfinite(weight) and weight > 0)}:
         raise Failed(f"loss weights {wrong}", "give positive weights; a task that is not to be trained gets share 0")
-    return f"weights: {len(weights)}"
 
 
 def draws_within_budget(subject: ComponentUnderTest) -> str:
@@ -99,7 +105,7 @@ def epoch_draws_positive(subject: ComponentUnderTest) -> str:
         draws: object = subject.build().epoch_draws(toy_profiles(sizes))
         if not isinstance(draws, int) or draws < 1:
             raise Failed(f"an epoch of tasks of {sizes[:3]} rows is {draws!r} draws", "return max(1, int(…))")
-    return f"{subject.build().epoch_draws(_few()):,} draws of {sum(FEW):,} rows"
+    return f"{subject.build().epoch_draws(few()):,} draws of {sum(FEW):,} rows"
 
 
 def deterministic(subject: ComponentUnderTest) -> str:
@@ -117,34 +123,74 @@ def pure(subject: ComponentUnderTest) -> str:
     for sizes in SETS.values():
         with suppress(Exception):  # any-number-of-tasks says so
             sampler.epoch_draws(toy_profiles(sizes))
-            sampler.mix(toy_profiles(sizes), 7, Ledger())
+            for ledger in ledgers(sampler.needs).values():
+                sampler.mix(toy_profiles(sizes), 7, ledger)
     if _said(sampler) != before:
         raise Failed(
             f"first {before}, later {_said(sampler)}", "set no attributes outside the constructor: what has happened stands in the ledger"
         )
-    return f"asked {2 + len(SETS)} times"
+    return f"asked {2 + len(SETS) * len(ledgers(sampler.needs))} times"
 
 
 def order_independent(subject: ComponentUnderTest) -> str:
     """Shares and epochs do not depend on the order of the tasks."""
-    sampler, profiles = subject.build(), _few()
+    sampler, profiles = subject.build(), few()
     backwards = profiles[::-1]
-    shares, other = (sampler.mix(p, 1000, Ledger()).shares for p in (profiles, backwards))
-    if any(abs(shares[name] - other[name]) > ROUNDING for name in shares) or sampler.epoch_draws(profiles) != sampler.epoch_draws(
-        backwards
-    ):
-        raise Failed(f"{shares} and, named backwards, {other}", "go by names and sizes, never by positions; sort where an order is needed")
+    for ledger in ledgers(sampler.needs).values():
+        try:
+            shares, other = (sampler.mix(p, 1000, ledger).shares for p in (profiles, backwards))
+        except Exception:  # any-ledger says so
+            continue
+        if any(abs(shares[name] - other[name]) > ROUNDING for name in shares):
+            fix = "go by names and sizes, never by positions; sort where an order is needed"
+            raise Failed(f"{shares} and, named backwards, {other}", fix)
+    epochs = [sampler.epoch_draws(p) for p in (profiles, backwards)]
+    if epochs[0] != epochs[1]:
+        raise Failed(f"an epoch of {epochs[0]:,} draws and, named backwards, {epochs[1]:,}", "go by names and sizes, never by positions")
     return "forwards and backwards"
 
 
 def ledger_as_declared(subject: ComponentUnderTest) -> str:
-    """A sampler that declares no needs does not look at the ledger."""
-    if needs := subject.build().needs:
-        raise SkipTest(f"it needs {', '.join(sorted(needs))}")
+    """A sampler looks at nothing in the ledger but what it declares as its needs."""
     sampler = subject.build()
-    if sampler.mix(_few(), 1000, Ledger()) != sampler.mix(_few(), 1000, _ledger()):
-        raise Failed("shares change with what has happened", "declare what is looked at: needs = frozenset({'scores'}), say")
-    return "with and without evaluations"
+    others = frozenset(get_args(Signal)) - sampler.needs
+    if not others:
+        raise SkipTest("it needs all that a ledger can hold")
+    plain = ledger_of(frozenset()) if sampler.needs else Ledger()
+    if sampler.mix(few(), 1000, plain) != sampler.mix(few(), 1000, ledger_of(others)):
+        raise Failed(
+            f"shares change with {', '.join(sorted(others))}, which it does not declare",
+            "declare what is looked at: needs = frozenset({'scores'}), say",
+        )
+    return f"without and with {', '.join(sorted(others))}"
+
+
+def any_ledger(subject: ComponentUnderTest) -> str:
+    """Shares and loss weights are sound whatever the ledger holds so far."""
+    sampler = subject.build()
+    if not sampler.needs:
+        raise SkipTest("it needs nothing of the ledger")
+    found = ledgers(sampler.needs)
+    for name, ledger in found.items():
+        try:
+            mixture = sampler.mix(few(), 1000, ledger)
+            _require_names(mixture, few())
+            _require_distribution(mixture)
+            _require_weights(mixture)
+        except Exception as error:
+            fix = error.fix if isinstance(error, Failed) else "fall back on shares by size where the ledger says too little"
+            raise Failed(f"{name}: {_told(error)}", fix) from error
+    return "; ".join(found)
+
+
+def borders_positive(subject: ComponentUnderTest) -> str:
+    """Two decisions lie a whole number of at least one draw apart."""
+    if not subject.build().needs:
+        raise SkipTest("it decides once, at a stage's start")
+    every: object = subject.build().every
+    if not isinstance(every, int) or every < 1:
+        raise Failed(f"it is asked every {every!r} draws", "return a whole number, such as the default of 4096")
+    return f"every {every:,} draws"
 
 
 def _require_names(mixture: Mixture, profiles: Sequence[TaskProfile]) -> None:
@@ -165,32 +211,20 @@ def _require_distribution(mixture: Mixture) -> None:
 
 def _skip_unless_sound(subject: ComponentUnderTest) -> None:
     try:
-        _require_names(_mix(subject), _few())
+        _require_names(_mix(subject), few())
         _require_distribution(_mix(subject))
     except Failed:
         raise SkipTest("shares of three tasks are wrong already") from None
 
 
-def _few() -> list[TaskProfile]:
-    return toy_profiles(FEW)
-
-
 def _mix(subject: ComponentUnderTest, draws: int = 1000) -> Mixture:
-    mixture: Mixture = subject.build().mix(_few(), draws, Ledger())
+    mixture: Mixture = subject.build().mix(few(), draws, Ledger())
     return mixture
 
 
 def _said(sampler: Sampler) -> str:
-    return f"{sampler.epoch_draws(_few())} draws, {sampler.mix(_few(), 1000, Ledger()).model_dump_json()}"
-
-
-def _ledger() -> Ledger:
-    """An evaluation in which the tasks fare differently."""
-    scores: dict[str, float | None] = {p.name: 0.3 + 0.2 * number for number, p in enumerate(_few())}
-    evaluation = Evaluation(
-        stage="toy", step=10, draws=100, epoch=1.0, scores=scores, qualified=1, average=0.5, losses={p.name: 1.0 for p in _few()}
-    )
-    return Ledger().append(LedgerEntry(stage="toy", number=0, position=100, evaluation=evaluation))
+    said = [sampler.mix(few(), 1000, ledger).model_dump_json() for ledger in (Ledger(), ledger_of(sampler.needs))]
+    return f"{sampler.epoch_draws(few())} draws, {' and then '.join(dict.fromkeys(said))}"
 
 
 def _told(error: Exception) -> str:

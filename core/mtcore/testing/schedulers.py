@@ -13,16 +13,8 @@ from mtcore.defaults.samplers import ClassBalanced, InstanceBalanced, Temperatur
 from mtcore.errors import UnknownName
 from mtcore.testing.check import Body, Check, Failed, checks
 from mtcore.testing.component import SHARED, ComponentUnderTest
-from mtcore.testing.toys import toy_profiles
-from mtcore.types import Cost, Evaluation, Ledger, Mixture, Resource, SamplerUse, Stage, StageDone, TaskProfile
-
-SCENES: Mapping[str, tuple[Resource, ...]] = {
-    "one task": ("high",),
-    "high- and low-resource tasks": ("high", "low", "low", "high"),
-    "low-resource tasks alone": ("low", "low", "low"),
-    "high-resource tasks alone": ("high", "high"),
-}
-ROWS = 200
+from mtcore.testing.scenes import SCENES, Scene
+from mtcore.types import Evaluation, Ledger, SamplerUse, Stage, StageDone, TaskProfile
 
 
 @dataclass(frozen=True)
@@ -35,11 +27,11 @@ class SchedulerUnderTest(ComponentUnderTest):
     def scenes(self) -> dict[str, list[TaskProfile]]:
         """Profiles by name of the scene; one task where the scheduler trains each task by itself."""
         names = list(SCENES)[: 1 if self.cls.alone else None]  # type: ignore[attr-defined]
-        return {name: profiles(SCENES[name]) for name in names}
+        return {name: SCENES[name].profiles for name in names}
 
     @cached_property
     def walks(self) -> dict[str, list[StageDone] | Exception]:
-        return {name: self._walked(tasks) for name, tasks in self.scenes.items()}
+        return {name: self._walked(SCENES[name]) for name in self.scenes}
 
     @property
     def ended(self) -> dict[str, list[StageDone]]:
@@ -51,18 +43,18 @@ class SchedulerUnderTest(ComponentUnderTest):
     def next(self, scheduler: StageScheduler, tasks: Sequence[TaskProfile], done: Sequence[StageDone]) -> Stage | None:
         return scheduler.next_stage(list(tasks), list(done), self.sampler or box_samplers)
 
-    def walk(self, tasks: Sequence[TaskProfile]) -> list[StageDone]:
+    def walk(self, scene: Scene) -> list[StageDone]:
         """All stages, each as if it had been trained and evaluated."""
         scheduler, done = self.build(), list[StageDone]()
-        while (stage := self.next(scheduler, tasks, done)) is not None:
-            done.append(trained(stage, tasks))
+        while (stage := self.next(scheduler, scene.profiles, done)) is not None:
+            done.append(scene.trained(stage, len(done)))
             if len(done) > MOST_STAGES:
                 raise Failed(f"after {MOST_STAGES} stages there is still another", "return None once the stages in `done` are enough")
         return done
 
-    def _walked(self, tasks: Sequence[TaskProfile]) -> list[StageDone] | Exception:
+    def _walked(self, scene: Scene) -> list[StageDone] | Exception:
         try:
-            return self.walk(tasks)
+            return self.walk(scene)
         except Exception as error:
             return error
 
@@ -84,6 +76,7 @@ def scheduler_checks(
         decided_with_resources,
         unknown_resources,
         stages_compile,
+        starts_are_kept,
         pure,
         resumable,
         *SHARED,
@@ -97,39 +90,6 @@ def box_samplers(use: SamplerUse) -> Sampler:
     if use.use not in known:
         raise UnknownName(f"no sampler is called {use.use!r} here: pass sampler=… to scheduler_checks. There are {', '.join(known)}.")
     return known[use.use](known[use.use].Config(**use.options))
-
-
-def profiles(resources: Sequence[Resource]) -> list[TaskProfile]:
-    return toy_profiles([ROWS * (number + 1) for number in range(len(resources))], resources)
-
-
-def trained(stage: Stage, tasks: Sequence[TaskProfile]) -> StageDone:
-    """A stage as a run would leave it: every task drawn alike, evaluated twice, better the second time."""
-    names = stage.tasks or ()
-    draws = stage.draws or 0
-    evaluations = [
-        Evaluation(
-            stage=stage.name,
-            step=step,
-            draws=draws * part // 2,
-            epoch=part / 2,
-            scores={p.name: 0.5 + 0.1 * part for p in tasks},
-            qualified=part,
-            average=0.5 + 0.1 * part,
-            losses={p.name: 1.0 / part for p in tasks},
-            checkpoint=f"{stage.name}-{step}",
-        )
-        for part, step in ((1, 10), (2, 20))
-    ]
-    return StageDone(
-        stage=stage,
-        mixture=Mixture(shares={name: 1 / len(names) for name in names}),
-        steps=20 if names else 0,
-        draws={name: draws // len(names) for name in names},
-        evaluations=tuple(evaluations) if names else (),
-        ended="complete",
-        cost=Cost(steps=20, examples=draws),
-    )
 
 
 def terminates(subject: SchedulerUnderTest) -> str:
@@ -158,10 +118,10 @@ def tasks_are_known(subject: SchedulerUnderTest) -> str:
 
 
 def every_task_trained(subject: SchedulerUnderTest) -> str:
-    """Every task is trained in some stage."""
+    """Every task is trained in some stage; in an update, every new one."""
     for name, walk in subject.ended.items():
         seen = {task for done in walk for task in done.stage.tasks or ()}
-        if left := [p.name for p in subject.scenes[name] if p.name not in seen]:
+        if left := [p.name for p in subject.scenes[name] if not p.is_taught and p.name not in seen]:
             raise Failed(f"{name}: no stage trains {', '.join(left)}", "let a stage train every task: each of them will be judged")
     return "; ".join(subject.ended)
 
@@ -195,7 +155,7 @@ def decided_with_resources(subject: SchedulerUnderTest) -> str:
 
 def unknown_resources(subject: SchedulerUnderTest) -> str:
     """Where resources are unknown, stages stand open, and nothing raises."""
-    unknown: list[TaskProfile] = profiles(("unknown",) if subject.cls.alone else ("unknown",) * 3)  # type: ignore[attr-defined]
+    unknown = Scene(("unknown",) if subject.cls.alone else ("unknown",) * 3)  # type: ignore[attr-defined]
     try:
         walk = subject.walk(unknown)
     except Failed:
@@ -222,9 +182,31 @@ def stages_compile(subject: SchedulerUnderTest) -> str:
                 stream.next(walk[:number], Ledger())
             except Exception as error:
                 raise Failed(
-                    f"{name}: {type(error).__name__}: {error}", "name a sampler that is installed, and start from 'base' or 'last'"
+                    f"{name}: {type(error).__name__}: {error}",
+                    "name an installed sampler; start from 'base', 'last' or a checkpoint in `done`",
                 ) from error
     return f"stages: {sum(map(len, subject.ended.values()))}"
+
+
+def starts_are_kept(subject: SchedulerUnderTest) -> str:
+    """A checkpoint that a stage starts from was named by `keep` for as long as others were made."""
+    named = 0
+    for name, walk in subject.ended.items():
+        scheduler, made, left = subject.build(), list[Evaluation](), set[str]()
+        for number, done in enumerate(walk):
+            start = done.stage.start
+            if start in {e.checkpoint for e in made}:
+                named += 1
+                if start not in left:
+                    raise Failed(
+                        f"{name}: stage {done.stage.name!r} starts from {start!r}, which is gone: keep() did not name it after every evaluation",
+                        "let keep() name whatever next_stage may choose, from the evaluation that made it on",
+                    )
+            for seen in range(len(done.evaluations) + 1):  # 0: a checkpoint between two evaluations
+                made += done.evaluations[max(0, seen - 1) : seen]
+                always = {made[-1].checkpoint, max(made, key=lambda e: e.rank).checkpoint} if made else set[str]()
+                left = (left | always) & (scheduler.keep(walk[:number], done.evaluations[:seen]) | always)
+    return f"starts from a checkpoint: {named}"
 
 
 def pure(subject: SchedulerUnderTest) -> str:

@@ -1,6 +1,7 @@
 """The words of mtcore as plain data: tasks, answers, stages, what has happened, what it cost."""
 
 from mtcore.types.frozen import Frozen
+from mtcore.types.jobs import Job
 from mtcore.types.models import Base, Prediction, Prepared, Preview, Request, TaskError
 from mtcore.types.stages import Cost, Evaluation, Fitted, Ledger, LedgerEntry, Mixture, Signal, Stage, StageDone
 from mtcore.types.tasks import (
@@ -20,7 +21,7 @@ from mtcore.types.tasks import (
     TaskSpec,
     TextPair,
 )
-from mtcore.types.uses import FilterUse, Kind, MethodUse, ObserverUse, SamplerUse, SchedulerUse, Use
+from mtcore.types.uses import FilterUse, Kind, LauncherUse, MethodUse, ObserverUse, SamplerUse, SchedulerUse, Use
 
 __all__ = [
     "MAX_NUMBERS",
@@ -34,7 +35,9 @@ __all__ = [
     "Frozen",
     "Group",
     "InputKind",
+    "Job",
     "Kind",
+    "LauncherUse",
     "Layout",
     "Ledger",
     "LedgerEntry",

@@ -50,6 +50,8 @@ class Prepared:
     cost: int
     flags: Mapping[str, tuple[str, ...]]
     payload: Any
+    flops: float = 0.0
+    """What answering takes, as far as it is known before: less than that where an answer is generated, 0 where the method does not count."""
 
 
 @dataclass(frozen=True)

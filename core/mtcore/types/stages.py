@@ -14,12 +14,45 @@ class Cost(Frozen):
     steps: int = 0
     examples: int = 0
     tokens: int = 0
+    """Useful ones that went through the model: a document that examples share counts once, padding not at all."""
     padding: int = 0
+    example_tokens: int = 0
+    """What the examples are one by one: more than `tokens` where documents are shared, and never less."""
     flops: float = 0.0
+    """What the model's shapes demand; what is only computed again to save memory is not counted."""
     seconds: float = 0.0
+    metered_flops: float = 0.0
+    """The part of `flops` that was done on devices whose peak is known."""
+    capacity: float = 0.0
+    """What those devices could have done in the same time at their peak."""
+    peaks: tuple[str, ...] = ()
+    """Where the peaks are from."""
 
     def __add__(self, other: "Cost") -> "Cost":
-        return Cost(**{name: getattr(self, name) + getattr(other, name) for name in Cost.model_fields})
+        summed = ("steps", "examples", "tokens", "padding", "flops", "seconds", "metered_flops", "capacity")
+        return Cost(
+            **{name: getattr(self, name) + getattr(other, name) for name in summed},
+            example_tokens=sum(max(c.tokens, c.example_tokens) for c in (self, other)),
+            peaks=tuple(dict.fromkeys((*self.peaks, *other.peaks))),
+        )
+
+    def metered(self, peak: float, source: str) -> "Cost":
+        """The same on devices that together do `peak` floating-point operations a second at most."""
+        return self.model_copy(update={"metered_flops": self.flops, "capacity": self.seconds * peak, "peaks": (source,)})
+
+    @property
+    def saved(self) -> int:
+        """Tokens that sharing documents saved."""
+        return max(0, self.example_tokens - self.tokens)
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        return self.tokens / self.seconds if self.tokens and self.seconds else None
+
+    @property
+    def utilisation(self) -> float | None:
+        """Model-FLOPs utilisation (MFU): what the model demands over what the devices could have done; None where no peak is known."""
+        return self.metered_flops / self.capacity if self.metered_flops and self.capacity else None
 
 
 class Mixture(Frozen):
@@ -85,7 +118,8 @@ class StageDone(Frozen):
     steps: int
     draws: dict[str, int]
     evaluations: tuple[Evaluation, ...]
-    ended: Literal["complete", "patience"]
+    ended: Literal["complete", "patience", "diverged"]
+    """`diverged`: its model went wrong again and again; what was best before counts."""
     cost: Cost = Cost()
 
 
@@ -121,6 +155,8 @@ class Fitted(Frozen):
     done: tuple[StageDone, ...]
     chosen: Evaluation | None
     evaluation_cost: Cost = Cost()
+    ledger: Ledger = Ledger()
+    """What was in force when: with it the stages' orders can be told again."""
 
     @property
     def cost(self) -> Cost:

@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-Kind = Literal["filter", "sampler", "scheduler", "method", "observer"]
+Kind = Literal["filter", "sampler", "scheduler", "method", "launcher", "observer"]
 
 
 class Use(BaseModel):
@@ -33,6 +33,10 @@ class SchedulerUse(Use):
 
 class MethodUse(Use):
     kind = "method"
+
+
+class LauncherUse(Use):
+    kind = "launcher"
 
 
 class ObserverUse(Use):
