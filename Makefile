@@ -22,7 +22,7 @@ demo: install
 $(VENV)/.installed: pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml) $(wildcard contrib_tasks/*/pyproject.toml)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"mtcore needs Python 3.11 or later; $(PYTHON) is {sys.version.split()[0]}: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt pip hatchling editables
+	$(BIN)/python -m pip install -q -c constraints.txt pip hatchling editables setuptools wheel
 	$(BIN)/python -m pip install -q -c constraints.txt $(TORCH)
 	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e ".[dev]" $(foreach d,$(PLUGINS),-e $(d))
 	touch $@

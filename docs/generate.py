@@ -35,8 +35,8 @@ an error that names the nearest one. `--set key.path=value` on the command line 
     scheduler = { use = "mixture", sampler = { use = "class-balanced" } }
 
 Each `[variants.NAME]` is a run of its own, compared in one table: what stands above the variants, with its keys overridden. A table that names
-another component (`use`) replaces the old one whole, so that options of one never reach another; `plugins`, `out` and `observers` hold for all
-variants. A relative `data` is relative to the run file.
+another component (`use`) replaces the old one whole, so that options of one never reach another; `plugins`, `out`, `observers` and `distribution`
+hold for all variants. A relative `data` is relative to the run file.
 """
 COMPONENTS = """
 ## Components

@@ -73,7 +73,7 @@ def register_samplers():
 RUN = """
 model = "{model}"
 tasks = ["toys/*"]
-method = {{ use = "text2text", max_length = 64, row_tokens = 64, batch_tokens = 256 }}
+method = {{ use = "text2text", max_length = 64, batch_tokens = 256 }}
 scheduler = {{ use = "mixture", learning_rate = 3e-3, examples_per_step = 8, epochs = 1, sampler = {{ use = "even" }} }}
 reference = {{ use = "single-task", learning_rate = 3e-3, examples_per_step = 8, epochs = 1 }}
 """

@@ -494,7 +494,7 @@ def run_file(folder, base_folder, **changes):
         "model": str(base_folder),
         "out": str(folder / "runs"),
         "tasks": [str(folder / "tasks/*.toml")],
-        "method": {"use": "text2text", "max_length": 64, "row_tokens": 64, "batch_tokens": 256},
+        "method": {"use": "text2text", "max_length": 64, "batch_tokens": 256},
         "scheduler": {"use": "mixture", "learning_rate": 3e-3, "examples_per_step": 8, "epochs": 1},
         "reference": {"use": "single-task", "learning_rate": 3e-3, "examples_per_step": 8, "epochs": 1},
         **changes,

@@ -66,7 +66,7 @@ def config_of(declared: Path, base_folder: Path, out: Path, **changes: Any) -> R
         "model": str(base_folder),
         "out": str(out),
         "tasks": [str(declared / f"{name}.toml") for name in ("a", "b")],
-        "method": {"use": "text2text", "max_length": 64, "row_tokens": 64, "batch_tokens": 256},
+        "method": {"use": "text2text", "max_length": 64, "batch_tokens": 256},
         "scheduler": {"use": "single-task"},
         "reference": {"use": "single-task", "learning_rate": 3e-3, "examples_per_step": 8, "epochs": 2},
         "observers": [],

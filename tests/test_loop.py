@@ -25,11 +25,11 @@ class Sum(nn.Module):
         self.sizes: list[int] = []
 
     def forward(self, batch, examples):
-        self.sizes.append(len(batch["ids_T"]))
-        if len(batch["ids_T"]) > self.most:
+        self.sizes.append(len(batch.ids_T))
+        if len(batch.ids_T) > self.most:
             raise torch.OutOfMemoryError("no memory")
         zeros = torch.zeros(examples)
-        return self.weight * zeros.index_add(0, batch["examples_N"], batch["targets_N"].float())
+        return self.weight * zeros.index_add(0, batch.examples_N, batch.targets_N.float())
 
 
 def batch(step, batch_tokens):

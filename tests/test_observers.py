@@ -56,7 +56,7 @@ def test_without_a_peak_no_share_of_it_is_told(said):
 def test_references_that_are_measured_at_once_share_a_line(said):
     said(*started("reference a", "reference b", "reference c"), stepped("reference a", 4), stepped("reference b", 1))
     (line,) = said(stepped("reference c", 3, tokens=2000))
-    assert re.fullmatch(r"  3 references at once: 8 of 30 steps, \S+ left \(run \S+\), 2,000 tokens/s, last b at 1 of 10", line)
+    assert re.fullmatch(r"  3 references at once: 8 of 30 steps, \S+ left \(run \S+\), 4,000 tokens/s, last b at 1 of 10", line)
     assert len(line) <= 100
 
 

@@ -78,7 +78,7 @@ def run_file(base_folder: Path, out: Path, variants=None, **changes) -> RunFile:
         "model": str(base_folder),
         "out": str(out),
         "tasks": ["toys/*"],
-        "method": {"use": "text2text", "max_length": 64, "row_tokens": 64, "batch_tokens": 256},
+        "method": {"use": "text2text", "max_length": 64, "batch_tokens": 256},
         "scheduler": {"use": "two-stage", "learning_rate": 3e-3, "examples_per_step": 8, "stage2_epochs": 1},
         "reference": {"use": "single-task", "learning_rate": 3e-3, "examples_per_step": 8, "epochs": 2},
         "observers": [],
@@ -311,7 +311,7 @@ def test_a_changed_configuration_is_refused_with_the_difference(base_folder, tmp
 
 def test_variants_share_references_and_are_compared(base_folder, tmp_path):
     mixture = {"use": "mixture", "learning_rate": 3e-3, "examples_per_step": 8, "epochs": 1, "sampler": {"use": "class-balanced"}}
-    bar = {"use": "text2text", "max_length": 64, "row_tokens": 64, "batch_tokens": 256}
+    bar = {"use": "text2text", "max_length": 64, "batch_tokens": 256}
     variants = {
         "few-shot": {"method": {"use": "few-shot", "shots": 2, "bar": bar}},
         "single-task": {"scheduler": {"use": "single-task"}},
@@ -366,7 +366,7 @@ def test_a_micro_batch_size_changes_nothing_but_memory(base_folder, tmp_path):
     registry = registry_with(toy_task("a"))
     scores = []
     for tokens in (64, 512):
-        method = {"use": "text2text", "max_length": 64, "row_tokens": 64, "batch_tokens": tokens}
+        method = {"use": "text2text", "max_length": 64, "batch_tokens": tokens}
         (outcome,) = run(run_file(base_folder, tmp_path / str(tokens), method=method), registry)
         scores.append([e["average"] for g in outcome.groups for s in g.stages for e in s["evaluations"]])
     assert scores[0] == pytest.approx(scores[1], abs=1e-6)

@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from mtcore.inference.scoring import Query, score_labels
 from mtcore.inference.trie import build_trie, is_prefix_free
+from mtcore.modeling.attention import install
 from mtcore.modeling.head import require_plain_head
 
 END = 0
@@ -40,6 +41,7 @@ def one_by_one(model, prompt, path):
 @pytest.mark.parametrize("architecture", ["qwen2", "llama"])
 def test_every_label_gets_the_log_probability_it_gets_alone(architecture):
     model = tiny(architecture)
+    install(model)
     require_plain_head(model)
     sets = [{"a": (3, 4), "b": (3, 5, 6), "c": (7,)}, {str(i): (10 + i % 5, 20 + i, 30) for i in range(30)}]
     prompts = [[1, 2, 3, 4, 5], [9] * 17, [8, 1, 8]]

@@ -145,7 +145,7 @@ def test_a_run_that_was_interrupted_says_every_step_once(base_folder, tmp_path):
         "model": str(base_folder),
         "out": str(tmp_path),
         "tasks": ["toys/*"],
-        "method": {"use": "text2text", "max_length": 64, "row_tokens": 64, "batch_tokens": 256},
+        "method": {"use": "text2text", "max_length": 64, "batch_tokens": 256},
         "scheduler": {
             "use": "mixture",
             "learning_rate": 3e-3,

@@ -83,7 +83,7 @@ def run_file(base, out, **changes):
         "model": str(base),
         "out": str(out),
         "tasks": ["toys/*"],
-        "method": {"use": "text2text", "max_length": 64, "row_tokens": 64, "batch_tokens": 256},
+        "method": {"use": "text2text", "max_length": 64, "batch_tokens": 256},
         **taught_by(),
         "reference": {"use": "single-task", "learning_rate": 3e-3, "examples_per_step": 8, "epochs": 6, "patience": 6},
         "observers": [],

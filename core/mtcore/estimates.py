@@ -9,6 +9,7 @@ from typing import Any
 
 from mtcore import events
 from mtcore.data.stages import CompiledStage
+from mtcore.evaluation.tables import flop, span
 from mtcore.modeling.flops import ModelSize
 from mtcore.preparation import Resolved, group_work
 from mtcore.registry import Registry
@@ -67,11 +68,12 @@ class Estimate:
 
 def estimate(resolved: Resolved, previews: Mapping[str, Preview], base: Base, registry: Registry) -> Estimate:
     """Estimate a variant from its steps, the mean lengths of its rows and the base's shapes; torch is not loaded."""
-    size, count = base_size(base), parameters(base)
+    shapes = weight_shapes(base) or configured_shapes(base.config)
+    size = base_size(base.config, shapes)
     is_known = size is not None and all(p.name in previews for p in resolved.profiles)
     return Estimate(
         flops=_flops(resolved, previews, size, registry) if size and is_known else None,
-        disk=None if count is None else disk(count, _models(resolved)),
+        disk=disk(sum(map(math.prod, shapes)), _models(resolved)) if shapes else None,
         pace=newest_pace(Path(resolved.config.out), resolved.config.model),
     )
 
@@ -82,23 +84,24 @@ def disk(count: int, models: int) -> int:
 
 
 def parameters(base: Base) -> int | None:
-    """Numbers in the weights of a base; None where its files do not say."""
+    """Numbers in the weights of a base, from the headers of its files; None where it has none."""
     shapes = weight_shapes(base)
-    return sum(math.prod(shape) for shape in shapes) if shapes else None
+    return sum(map(math.prod, shapes)) if shapes else None
 
 
 def weight_shapes(base: Base) -> list[tuple[int, ...]]:
-    """The shape of every tensor of a base from the headers of its files, or, where only its configuration is here, of its matrices."""
+    """The shape of every tensor of a base."""
     from safetensors import safe_open
 
     shapes: list[tuple[int, ...]] = []
     for path in sorted(base.folder.glob("*.safetensors")):
         with safe_open(path, framework="np") as weights:
             shapes += [tuple(weights.get_slice(name).get_shape()) for name in weights.keys()]  # noqa: SIM118 (no mapping)
-    return shapes or _configured_shapes(base.config)
+    return shapes
 
 
-def _configured_shapes(config: Mapping[str, Any]) -> list[tuple[int, ...]]:
+def configured_shapes(config: Mapping[str, Any]) -> list[tuple[int, ...]]:
+    """The shapes of a decoder's matrices where only its configuration is here; none where they do not follow from it."""
     if config.get("model_type") not in GATED:
         return []
     names = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers")
@@ -109,16 +112,16 @@ def _configured_shapes(config: Mapping[str, Any]) -> list[tuple[int, ...]]:
     return [*layer * layers, *[(vocabulary, width)] * (1 if config.get("tie_word_embeddings") else 2)]
 
 
-def base_size(base: Base) -> ModelSize | None:
+def base_size(config: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> ModelSize | None:
     """What decides the cost of a base that is trained as a whole; None where its files do not say."""
-    config = base.config.get("text_config") or base.config
+    config = config.get("text_config") or config
     try:
         vocabulary, width, layers, heads = (
             int(config[key]) for key in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
         )
     except (KeyError, TypeError):
         return None
-    matrices = [(shape[0], shape[1]) for shape in weight_shapes(base) if len(shape) == 2 and shape[0] < vocabulary]
+    matrices = [(shape[0], shape[1]) for shape in shapes if len(shape) == 2 and shape[0] < vocabulary]
     if not matrices:
         return None
     body = sum(map(math.prod, matrices))
@@ -129,7 +132,7 @@ def base_size(base: Base) -> ModelSize | None:
         is_head_trained=True,
         layers=layers,
         attention_width=heads * int(config.get("head_dim") or width // heads),
-        widest=max(matrices, key=math.prod),
+        widest=max(matrices, key=lambda shape: (math.prod(shape), shape)),
     )
 
 
@@ -188,3 +191,12 @@ def _models(resolved: Resolved) -> int:
     """Models with weights of their own that a variant leaves."""
     shared = len(resolved.groups) if resolved.method.uses_stages and not resolved.scheduler.alone else 0
     return (shared + (len(resolved.profiles) if resolved.config.keep_reference_weights else 0)) * len(resolved.config.seeds)
+
+
+def size(count: float) -> str:
+    """Bytes as a person reads them."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            break
+        count, unit = count / 1000, {"B": "KB", "KB": "MB", "MB": "GB", "GB": "TB"}[unit]
+    return f"{count:.3g} {unit}"

@@ -9,6 +9,7 @@ from mtcore.config import RunConfig
 from mtcore.data.mixture import MixturePlan, extremes, passes
 from mtcore.data.stages import CompiledStage
 from mtcore.errors import ModelError
+from mtcore.estimates import Estimate, estimate
 from mtcore.modeling.load import find_base
 from mtcore.preparation import Preparer
 from mtcore.registry import Registry
@@ -40,6 +41,8 @@ class RunPlan:
     groups: Sequence[PlannedGroup]
     previews: Mapping[str, Preview]
     warnings: Sequence[str]
+    estimate: Estimate | None = None
+    """What it will take; None where the base is not here."""
 
     def as_json(self) -> dict[str, Any]:
         warnings = list(self.warnings)
@@ -49,7 +52,7 @@ class RunPlan:
             warnings += [w for stage in planned.stages for w in _draw_warnings(planned.group, stage)]
             group = planned.group
             groups.append({"name": group.name, "reason": group.reason, "tasks": list(group.tasks), "stages": stages})
-        return {"groups": groups, "warnings": warnings}
+        return {"groups": groups, "warnings": warnings, "estimate": self.estimate.as_json() if self.estimate else None}
 
     def plans(self) -> Iterator[tuple[str, str, MixturePlan]]:
         """Group, stage and plan of everything that is decided, the last as far as it is: a stage after it begins where that one will leave
@@ -91,11 +94,12 @@ class RunPlan:
 def plan_run(config: RunConfig, registry: Registry, preparer: Preparer) -> RunPlan:
     """Walk a variant's stages as far as they are decided before references (or further, where `[resource]` says)."""
     resolved = preparer.resolve("", config)
-    warnings, previews = list(resolved.warnings), {}
+    warnings, previews, expected = list(resolved.warnings), {}, None
     try:
         base = find_base(config.model, Path(config.out) / "bases", weights=False)
         previews = dict(resolved.method.preview({name: task.data for name, task in resolved.tasks.items()}, base))
         warnings += [f"{name}: {text}" for name, preview in previews.items() for text in preview.warnings]
+        expected = estimate(resolved, previews, base, registry)
     except ModelError as error:
         warnings.append(f"token shares are unknown: {error}")
     planned = [PlannedGroup(group, resolved.stages[group.name]) for group in resolved.groups]
@@ -103,7 +107,7 @@ def plan_run(config: RunConfig, registry: Registry, preparer: Preparer) -> RunPl
         warnings.append("which tasks are high-resource is unknown before references are measured; [resource] in the run file assumes it")
     if assumed := [f"{p.name} {p.resource}" for p in resolved.profiles if p.resource_is_assumed]:
         warnings.append(f"resources are assumed, not measured: {', '.join(assumed)}")
-    return RunPlan(planned, previews, warnings)
+    return RunPlan(planned, previews, warnings, expected)
 
 
 def write_order(plan: RunPlan, path: Path) -> int:

@@ -150,7 +150,9 @@ class Preparer:
         stages = {g.name: self._stages(g, known, tasks, alone if scheduler.alone else scheduler, method, config) for g in groups}
         ahead = {events.reference_work(p.name): self._reference_steps(p, tasks, alone, config, warnings) * len(config.seeds) for p in known}
         for group in groups if method.uses_stages and not scheduler.alone else ():
-            ahead |= {group_work(name, group, seed, config): self._most_steps(group, known, tasks, scheduler, config) for seed in config.seeds}
+            ahead |= {
+                group_work(name, group, seed, config): self._most_steps(group, known, tasks, scheduler, config) for seed in config.seeds
+            }
         uses: dict[str, Use] = {
             "method": config.method,
             "scheduler": config.scheduler,

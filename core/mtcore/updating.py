@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -11,7 +10,7 @@ from mtcore import events, pipeline, runfolder
 from mtcore.config import RunFile
 from mtcore.evaluation.comparison import Judgement, compare
 from mtcore.evaluation.report import VariantOutcome
-from mtcore.files import locked, read_model, write_text
+from mtcore.files import locked, put_folder, read_model, settle_folder, write_text
 from mtcore.fitting import Fitting
 from mtcore.live import LiveBundle, Update, require_one_model
 from mtcore.measuring import measure, measurements
@@ -103,8 +102,9 @@ def _tell_of_lost_references(prepared: Prepared, registry: Registry, fitting: Fi
 def _publish(place: Path, fitting: Fitting) -> Path:
     """Make the candidate the bundle; where that is done already, nothing is left to do."""
     candidate, bundle = place / runfolder.CANDIDATE, place / runfolder.BUNDLE
-    if fitting.is_main and candidate.is_dir():
-        shutil.rmtree(bundle, ignore_errors=True)
-        candidate.rename(bundle)
+    if fitting.is_main:
+        settle_folder(bundle)
+        if candidate.is_dir():
+            put_folder(candidate, bundle)
     fitting.wait()
     return bundle

@@ -53,7 +53,6 @@ RUN = """model = "toy"
 tasks = ["many-*"]
 scheduler = { use = "two-stage", examples_per_step = 16, stage2_epochs = 1.0, learning_rate = 3e-3 }
 reference = { examples_per_step = 16, epochs = 1.0, learning_rate = 3e-3 }
-method = { row_tokens = 128 }
 """
 COMMANDS = {"help": ["--help"], "plugins": ["plugins"], "tasks": ["tasks"], "plan": ["plan", "run.toml"]}
 LOAD = (

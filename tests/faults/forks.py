@@ -10,6 +10,7 @@ cut may.
 
 import contextlib
 import faulthandler
+import gc
 import importlib
 import json
 import os
@@ -70,6 +71,7 @@ def launch(job: dict[str, Any]) -> dict[str, Any]:
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
         modules.unlink()
+        gc.freeze()  # or the first collection of every child would copy all memory of this process
     return {
         "ends": [ends[pid] for pid in pids],
         "printed": [(report / f"printed-{rank}").read_text() for rank in range(count)],
@@ -154,7 +156,8 @@ def changed(event: str, arguments: tuple[Any, ...]) -> str | None:
         return None
     if isinstance(descriptor, int) and descriptor >= 0:
         path = os.path.join(os.readlink(f"/proc/self/fd/{descriptor}"), os.fsdecode(path))
-    return os.path.abspath(os.fsdecode(path))
+    path = os.path.abspath(os.fsdecode(path))
+    return None if event == "os.mkdir" and os.path.isdir(path) else path
 
 
 def tear(folder: Path) -> None:

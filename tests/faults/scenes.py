@@ -37,7 +37,7 @@ def fit(folder: Path, base_folder: str, largest_file: int | None = None) -> None
     if largest_file is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-    tasks = {task.name: task for task in (toy_data("binary", 16, 4), toy_data("multi-class", 24, 4))}
+    tasks = {task.name: task for task in (toy_data("binary", 24, 4), toy_data("multi-class", 8, 4))}
     exams = {name: Exam(task.spec, METRICS[task.spec.metric](), task.validation) for name, task in tasks.items()}
     profiles = [
         TaskProfile(
@@ -45,11 +45,11 @@ def fit(folder: Path, base_folder: str, largest_file: int | None = None) -> None
             spec=task.spec,
             train_rows=len(task.train),
             validation_rows=len(task.validation),
-            resource="high" if len(task.train) > 20 else "low",
+            resource="high" if task.spec.output == "multi-class" else "low",
         )
         for name, task in tasks.items()
     ]
-    scheduler = TwoStage(TwoStage.Config(examples_per_step=8, learning_rate=1e-2, stage2_epochs=2.0, evaluate_epochs=0.5))
+    scheduler = TwoStage(TwoStage.Config(examples_per_step=8, learning_rate=1e-2, stage2_epochs=1.0, evaluate_epochs=0.6))
     workspace = Workspace(
         folder=folder / "work",
         bundle=folder / "bundle",
@@ -63,7 +63,7 @@ def fit(folder: Path, base_folder: str, largest_file: int | None = None) -> None
         fingerprint="toys",
         is_main=os.environ.get("RANK", "0") == "0",
     )
-    method = Text2Text(Text2Text.Config(max_length=64, row_tokens=64, batch_tokens=512))
+    method = Text2Text(Text2Text.Config(max_length=64, batch_tokens=512))
     group = Group(name="toys", reason="toys", tasks=tuple(tasks))
     method.fit(group, StageStream(scheduler, box_samplers, profiles, seed=1, max_steps=None), workspace)
 
@@ -78,6 +78,7 @@ def command(folder: Path, *arguments: str) -> None:
     from mtcore.cli import main
 
     os.chdir(folder)
+    os.environ["MTCORE_PLUGINS"] = ""
     sys.argv = ["mtcore", *arguments]
     main()
 

@@ -72,13 +72,14 @@ def tried(entry: Entry, checks: Sequence[Check], *, is_shown: bool) -> dict[str,
     """Try an entry's checks, show each outcome as it comes, and return them as JSON."""
     if is_shown:
         click.echo(f"{entry.kind} {full_name(entry)}, from {entry.plugin.distribution} {entry.plugin.version}".rstrip())
-    rows = []
+    rows: list[dict[str, Any]] = []
     for item in checks:
         with redirect_stdout(sys.stderr):  # what a plugin prints must not end up in our JSON
             outcome = item.outcome()
+        is_repeated = outcome.status == "skipped" and any((r["status"], r["found"]) == ("skipped", outcome.found) for r in rows)
         rows.append({"name": item.name, "claim": item.claim, "status": outcome.status, "found": outcome.found, "fix": outcome.fix or None})
         if is_shown:
-            show(item, outcome, max(len(c.name) for c in checks))
+            show(item, outcome, max(len(c.name) for c in checks), is_repeated=is_repeated)
     counts = Counter(row["status"] for row in rows)
     if is_shown:
         click.echo(f"{len(checks)} checks: {', '.join(f'{counts[s]} {words}' for s, words in WORDS.items() if counts[s])}\n")
@@ -159,8 +160,11 @@ def parse_options(settings: Sequence[str]) -> dict[str, Any]:
     return table
 
 
-def show(item: Check, outcome: Outcome, width: int) -> None:
-    """Print one check: its mark, name and claim, and what was found, in one line where it passed; where it failed, how to mend it."""
+def show(item: Check, outcome: Outcome, width: int, *, is_repeated: bool = False) -> None:
+    """Print one check: its mark, name and claim, and what was found; where it failed, how to mend it.
+
+    What was found stands behind the claim of a check that passed where there is room, and is not said again where it `is_repeated`.
+    """
     from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
@@ -168,11 +172,12 @@ def show(item: Check, outcome: Outcome, width: int) -> None:
 
     console = Console(width=None if os.isatty(1) else 200, highlight=False)
     mark, style = MARKS[outcome.status]
-    is_passed = outcome.status == "passed"
-    text = Text(item.claim, no_wrap=is_passed, overflow="ellipsis" if is_passed else "fold")
-    if is_passed:
+    text = Text(item.claim, overflow="fold")
+    if outcome.status == "passed":
         seen = Text(f" ({outcome.found})", style="dim")
         text.append(seen if cell_len(item.claim + seen.plain) <= console.width - width - 7 else "")
+    elif is_repeated:
+        text.append(f" ({WORDS[outcome.status]} likewise)", style=style)
     else:
         said = "found" if outcome.status == "failed" else WORDS[outcome.status]
         text.append(f"\n{said}: {outcome.found}", style=style)

@@ -10,6 +10,9 @@ import click
 from mtcore.cli.common import json_option, print_json, print_table
 from mtcore.evaluation.tables import change_table, percent, sides_table
 
+SHORT = {"95 % of difference": "95 %", "was qualified": "was", "is qualified": "is", "of shared tasks": "shared tasks"}
+"""Column headings, short enough for a terminal; reports have the others."""
+
 
 @click.command()
 @click.argument("old", type=click.Path(path_type=Path))
@@ -45,8 +48,11 @@ def compare(old: Path, new: Path, variant: str | None, max_drop: float | None, a
 
 def show_comparison(comparison: Mapping[str, Any]) -> None:
     """Print both tables, and every task that is lost with what became of it."""
-    print_table(change_table(comparison), title=f"old: {comparison['old']['name']}, new: {comparison['new']['name']} (scores × 100)")
-    print_table(sides_table(comparison))
+    head, *lines = change_table(comparison)
+    title = f"old: {comparison['old']['name']}, new: {comparison['new']['name']} (scores × 100; qualified: was, is)"
+    print_table([[SHORT.get(name, name) for name in head], *lines], title=title)
+    head, *lines = sides_table(comparison)
+    print_table([[SHORT.get(name, name) for name in head], *lines])
     for task in comparison["tasks"]:
         if task["lost"]:
             after = f"scores {percent(task['new']['score'])} (qualified: {task['new']['verdict']})" if task["new"] else "is missing"

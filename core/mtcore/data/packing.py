@@ -250,7 +250,10 @@ def _trees(samples: Sequence[Sample], family: Sequence[int], batch_tokens: int) 
 
 
 def _groups(document: int, suffixes: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """Group consecutive suffixes so that attention costs least: a larger group computes more masked pairs, a smaller one brings the document's keys again."""
+    """Group consecutive suffixes so that attention costs least.
+
+    A larger group computes more pairs that its mask hides, a smaller one more often brings the document's keys.
+    """
     width = max(1.0, (CALL_PAIRS + KEY_PAIRS * document) ** 0.5)  # tokens of a group: the minimum of (call + keys) / width + width
     groups: list[list[int]] = []
     for length in suffixes:
@@ -284,7 +287,9 @@ def _lay_out(samples: Sequence[Sample], trees: Sequence[_Tree]) -> MicroBatch:
     return MicroBatch(
         ids_T=np.concatenate(ids).astype(np.int64),
         positions_T=np.concatenate(positions),
-        blocks=tuple(AttentionBlock(len(list(same)), *shape) for shape, same in groupby(ordered, key=lambda tree: (tree.document, tree.groups))),
+        blocks=tuple(
+            AttentionBlock(len(list(same)), *shape) for shape, same in groupby(ordered, key=lambda tree: (tree.document, tree.groups))
+        ),
         columns_N=np.concatenate(columns),
         targets_N=np.concatenate([s.ids[s.target_start :] for s in members]).astype(np.int64),
         examples_N=np.repeat(np.array([s.example for s in members]), [len(s.ids) - s.target_start for s in members]),

@@ -48,6 +48,8 @@ class Work:
     tokens: int = 0
     flops: float = 0.0
     seconds: float = 0.0
+    told: float = 0.0
+    """Tokens a second that were told last."""
 
     def left(self, now: float) -> float:
         """Seconds, at its own pace."""
@@ -55,8 +57,8 @@ class Work:
 
     @property
     def pace(self) -> float:
-        """Tokens a second."""
-        return self.tokens / max(self.seconds, 1e-9)
+        """Tokens a second; a work in the middle of a long step goes on as before."""
+        return self.tokens / self.seconds if self.seconds else self.told
 
 
 class Progress(Observer):
@@ -161,8 +163,8 @@ class Progress(Observer):
         whole = max(left, sum(self._ahead.values()) * (now - self._run_started) / self._run_steps)
         times = f"{_time(left)} left (run {_time(whole)})"
         line = self._alone(event.work, work, times) if len(self._works) == 1 else self._at_once(times)
-        for told in self._works.values():
-            told.tokens, told.flops, told.seconds = 0, 0.0, 0.0
+        for w in self._works.values():
+            w.told, w.tokens, w.flops, w.seconds = w.pace, 0, 0.0, 0.0
         if self._is_terminal:  # a line that wraps could not be written over
             line = textwrap.shorten(line, shutil.get_terminal_size().columns - 3, placeholder="…")
         self._say(f"  {line}", is_over=not self._is_terminal)

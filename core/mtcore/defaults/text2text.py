@@ -51,8 +51,6 @@ class Text2TextConfig(Component.Config):
     """Share of a stage's steps in which the rate rises from 0."""
     decay: Literal["constant", "linear", "cosine"] = "cosine"
     """How the rate falls after warm-up: not at all, or to 0."""
-    row_tokens: int = Field(default=512, gt=0)
-    """Width of the rows that short examples are packed into."""
     batch_tokens: int = Field(default=8192, gt=0)
     """Tokens that go through the model at once, at most: bounds memory, changes no result."""
     lora: Lora | None = None

@@ -17,6 +17,7 @@ from mtcore.data.stages import CompiledStage
 from mtcore.data.text import Encoded, TextEncoder, render, text_pair
 from mtcore.errors import ConfigError
 from mtcore.inference.predictor import TextPredictor, served_task
+from mtcore.modeling.flops import ModelSize
 from mtcore.modeling.load import load_model
 from mtcore.modeling.lora import add_lora
 from mtcore.training.flops import peak
@@ -60,9 +61,8 @@ def fit(method: "Text2Text", group: Group, stages: Stages, workspace: Workspace,
         clip=config.clip,
         gradient_checkpointing=config.gradient_checkpointing,
     )
-    asked = predictor(
-        trainee.model, encoder, {n: t.spec for n, t in tasks.items()}, {n: t.render for n, t in tasks.items() if t.render}, config
-    )
+    renders = {n: t.render for n, t in tasks.items() if t.render}
+    asked = predictor(trainee.model, encoder, {n: t.spec for n, t in tasks.items()}, renders, config, trainee.size)
 
     walk = Walk(
         trainee,
@@ -110,6 +110,11 @@ def step_batches(
     """This process's part of every step: its share of the global batch by tokens, each example weighing what it weighs in the whole step."""
     (_, plan, _), size = compiled.decided, compiled.stage.examples_per_step
     names = [t.name for t in plan.tasks]
+    if size < processes:
+        raise ConfigError(
+            f"examples_per_step = {size} of stage {compiled.stage.name!r}, and {processes} processes were launched: some would never have an "
+            "example. Raise examples_per_step, or launch fewer."
+        )
 
     def batch(step: int, batch_tokens: int) -> StepBatch:
         window = plan.window(step * size, (step + 1) * size)
@@ -165,12 +170,15 @@ def predictor(
     specs: Mapping[str, TaskSpec],
     codes: Mapping[str, Render],
     config: "Text2TextConfig",
+    size: ModelSize | None = None,
 ) -> TextPredictor:
+    """`size` must be given for a model that is divided among processes."""
+
     def prompt(spec: TaskSpec, code: Render | None) -> Any:
         return lambda fields: code(fields, config.layout) if code else render(spec, fields, config.layout)
 
     served = {name: served_task(spec, prompt(spec, codes.get(name)), encoder) for name, spec in specs.items()}
-    return TextPredictor(model, encoder, served, batch_tokens=config.batch_tokens)
+    return TextPredictor(model, encoder, served, batch_tokens=config.batch_tokens, size=size)
 
 
 def _publish(trainee: Trainee, workspace: Workspace, group: Group, method: "Text2Text") -> Path:

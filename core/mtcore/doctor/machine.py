@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from mtcore.doctor.finding import Finding, Subject
+from mtcore.estimates import size
 from mtcore.registry import OWN
 
 DEVELOPMENT = ("dev", "docs")
@@ -162,12 +163,3 @@ def is_locked(file: int) -> bool:
 def existing(folder: Path) -> Path:
     """The folder, or the nearest one above it that is there."""
     return next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
-
-
-def size(count: float) -> str:
-    """Bytes as a person reads them."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1000:
-            break
-        count, unit = count / 1000, {"B": "KB", "KB": "MB", "MB": "GB", "GB": "TB"}[unit]
-    return f"{count:.3g} {unit}"

@@ -1,6 +1,5 @@
 """The doctor's look at what a run needs: plugins and components, a base, rows, room on the disk and in memory, the Hub."""
 
-import math
 import os
 import shutil
 from collections import defaultdict
@@ -9,19 +8,13 @@ from pathlib import Path
 
 from mtcore.config import RunConfig
 from mtcore.doctor.finding import Finding, Subject
-from mtcore.doctor.machine import existing, memory_size, size
+from mtcore.doctor.machine import existing, memory_size
 from mtcore.errors import MissingData, ModelError, MtcoreError
+from mtcore.estimates import FLOAT, STATES, disk, parameters, size
 from mtcore.modeling.load import find_base
 from mtcore.plugins import COMMANDS, discover
 from mtcore.registry import Entry, Registry
-from mtcore.types import Base, TaskProfile
-
-FLOAT = 4
-"""Bytes of a number in fp32, in which weights and moments are kept."""
-STATES = 1 + 2
-"""A checkpoint holds weights and AdamW's two moments."""
-KEPT = 2
-"""Checkpoints that are kept at once: the newest and the best."""
+from mtcore.types import TaskProfile
 
 
 def plugins(subject: Subject) -> Iterator[Finding]:
@@ -137,12 +130,12 @@ def room(subject: Subject) -> Iterator[Finding]:
             count = parameters(find_base(config.model, subject.out / "bases", weights=False)) or 0
         except MtcoreError:  # told by the checks of components and base
             continue
-        needed += count * FLOAT * models
+        needed += disk(count, models) - disk(count, 0)
         largest = max(largest, count)
     if not largest:
         yield Finding("fine", f"{size(free)} free in {place}")
         return
-    needed += largest * FLOAT * STATES * KEPT
+    needed += disk(largest, 0)
     text = f"{size(free)} free in {place}; the run needs about {size(needed)} (bundles, and two checkpoints at a time)"
     yield Finding("fine", text) if free > needed else Finding("problem", text, "make room, or choose another place for `out`")
     memory, where = _memory()
@@ -174,19 +167,6 @@ def tasks(subject: Subject, config: RunConfig) -> list[Entry]:
         return subject.registry.tasks(config.tasks) if subject.has_run else subject.registry.entries("task")
     except MtcoreError:
         return []
-
-
-def parameters(found: Base) -> int | None:
-    """Numbers in the weights of a base, from the headers of its files; None where it has none."""
-    from safetensors import safe_open
-
-    files = sorted(found.folder.glob("*.safetensors"))
-    total = 0
-    for path in files:
-        with safe_open(path, framework="np") as weights:
-            names = weights.keys()
-            total += sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
-    return total if files else None
 
 
 def _models(registry: Registry, config: RunConfig) -> int:

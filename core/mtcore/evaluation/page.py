@@ -15,7 +15,7 @@ from mtcore.evaluation import scales, views
 from mtcore.evaluation.plots import Curve, Shared, task_plot
 from mtcore.evaluation.qualify import BAR
 from mtcore.evaluation.report import FORMAT
-from mtcore.evaluation.tables import change_table, cost_note, flop, percent, speed, utilisation
+from mtcore.evaluation.tables import change_table, cost_note, flop, percent, span, speed, utilisation
 from mtcore.evaluation.views import Report
 
 FOLDED_FROM = 25
@@ -51,7 +51,7 @@ def page(run: str, reports: Sequence[Report], resolved: Mapping[str, Any]) -> st
         "utilisation": utilisation,
         "ratio": lambda value: "–" if value is None else f"{value:.3f}",
         "whole": lambda value: f"{value:,}",
-        "span": _span,
+        "span": span,
         "epochs": _epochs,
         "json": lambda value: json.dumps(value, ensure_ascii=False, indent=2),
     }
@@ -129,10 +129,3 @@ def _shared(task: Report, stages: Sequence[Report]) -> Shared:
 
 def _epochs(epochs: int | Sequence[int | None] | None) -> str:
     return "/".join("–" if epoch is None else str(epoch) for epoch in (epochs if isinstance(epochs, Sequence) else [epochs]))
-
-
-def _span(seconds: float) -> str:
-    """A length of time in the unit that fits it."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"

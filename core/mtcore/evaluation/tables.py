@@ -114,7 +114,9 @@ def cost_note(report: Report) -> str:
     costs = [cost for cost in report["cost"].values() if isinstance(cost, Mapping)]
     peaks = list(dict.fromkeys(peak for cost in costs for peak in cost["peaks"]))
     told = ["Tokens are useful ones, without padding; wall time is that of every piece of work, added up where several went on at once."]
-    told += ["Shared: tokens that were saved by encoding a document once for several examples."] if any(cost["saved"] for cost in costs) else []
+    told += (
+        ["Shared: tokens that were saved by encoding a document once for several examples."] if any(cost["saved"] for cost in costs) else []
+    )
     told += [f"MFU: the FLOP that the model demands over the peak of its devices ({'; '.join(peaks)})."] if peaks else []
     return " ".join(told)
 
@@ -212,6 +214,13 @@ def flop(value: float) -> str:
         if value >= 0.9995 * size:  # what three digits round up to the next unit
             return f"{value / size:.3g} {unit}"
     return f"{value:.3g}"
+
+
+def span(seconds: float) -> str:
+    """A length of time in the unit that fits it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
 def _tasks(report: Report) -> list[Report]:

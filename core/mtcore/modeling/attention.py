@@ -122,7 +122,7 @@ def by_slices(
     only the suffixes of a tree have their document's keys put before their own.
     """
     sizes = [block.count * block.tokens for block in blocks.blocks]
-    cut = [heads.transpose(0, 1).split(sizes) for heads in (query_HTD, key_HTD, value_HTD)]
+    cut = [torch.split(heads.transpose(0, 1), sizes) for heads in (query_HTD, key_HTD, value_HTD)]
     outputs: list[torch.Tensor] = []
     for block, masks, *rows in zip(blocks.blocks, blocks.masks, *cut, strict=True):
         parts = [block.document, *(sum(group) for group in block.groups)]
@@ -216,8 +216,8 @@ def attend(
     chosen = kernel(query.device, query.dtype, dropout=dropout > 0)
     if chosen == "slices":
         return by_slices(query[0], key[0], value[0], blocks, scaling, dropout)[None], None
-    rows = (x[0].transpose(0, 1) for x in (query, key, value))
-    return by_runs(*rows, blocks.runs, scaling, dropout, chosen)[None], None
+    query_THD, key_THD, value_THD = (x[0].transpose(0, 1) for x in (query, key, value))
+    return by_runs(query_THD, key_THD, value_THD, blocks.runs, scaling, dropout, chosen)[None], None
 
 
 # --- label tries -----------------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What a decoder costs: floating-point operations counted from its shapes and from the tokens and query-key pairs that are needed."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,15 +49,14 @@ class ModelSize:
 
 def model_size(model: "PreTrainedModel") -> ModelSize:
     """Measure a model before its weights are distributed over processes; one that is wrapped by peft too."""
-    import torch
     from torch import nn
 
     config = model.config.get_text_config()
-    head: torch.Tensor = model.get_output_embeddings().weight  # type: ignore[assignment]
+    head = model.get_output_embeddings().weight
     free = {id(head), *(id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding))}
     body = [p for p in model.parameters() if p.dim() == 2 and id(p) not in free]
     head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    widest = max(body, key=torch.Tensor.numel)
+    widest = max((tuple(p.shape) for p in body), key=lambda shape: (math.prod(shape), shape))
     return ModelSize(
         body_parameters=sum(p.numel() for p in body),
         trained_body_parameters=sum(p.numel() for p in body if p.requires_grad),
@@ -64,5 +64,5 @@ def model_size(model: "PreTrainedModel") -> ModelSize:
         is_head_trained=head.requires_grad,
         layers=config.num_hidden_layers,
         attention_width=config.num_attention_heads * head_width,
-        widest=(widest.shape[0], widest.shape[1]),
+        widest=(widest[0], widest[1]),
     )

@@ -57,7 +57,7 @@ class TargetLoss(nn.Module):
         rows = max(1, self.logits // self.model.config.get_text_config().vocab_size)
         if len(targets_N) <= rows:
             return self._part(hidden_ND, targets_N)
-        parts = zip(hidden_ND.split(rows), targets_N.split(rows), strict=True)
+        parts = zip(torch.split(hidden_ND, rows), torch.split(targets_N, rows), strict=True)
         return torch.cat([checkpoint(self._part, hidden, targets, use_reentrant=False) for hidden, targets in parts])
 
     def _part(self, hidden_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
@@ -86,44 +86,40 @@ def head(model: PreTrainedModel, hidden_ND: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def require_plain_head(model: PreTrainedModel) -> None:
-    """Compare body and head over a packed sequence with the model's own forward pass over its examples: three of eight tokens, two of which
+    """Compare body and head over a packed sequence with the model's own forward pass over its examples: three of eight tokens, of which two
     share five.
 
     Raises ModelError where they differ: an architecture that scales or caps its logits, or looks past the blocks of a packed sequence,
     would be trained on other numbers than it serves.
     """
-    random_38 = np.random.default_rng(0).integers(0, model.config.get_text_config().vocab_size, (3, 8), np.int32)
-    random_38[2, :5] = random_38[1, :5]
-    expected = model(input_ids=torch.from_numpy(random_38.astype(np.int64)).to(model.device), use_cache=False).logits.float()
-    scale = max(1.0, expected.abs().max().item())
-    tolerance = scale * (1e-3 if model.dtype == torch.float32 else 0.25)
+    name = type(model).__name__
+    use = "Use a Qwen2 or LLaMA architecture, or another that passes this check."
+    ids_38 = np.random.default_rng(0).integers(0, model.config.get_text_config().vocab_size, (3, 8), np.int32)
+    ids_38[2, :5] = ids_38[1, :5]
+    ids_BT = torch.from_numpy(ids_38.astype(np.int64)).to(model.device)
+    expected_BTV = model(input_ids=ids_BT, use_cache=False).logits.float()
+    tolerance = max(1.0, expected_BTV.abs().max().item()) * (1e-3 if model.dtype == torch.float32 else 0.25)
 
-    def difference(samples: list[Sample]) -> float:
-        (batch,) = micro_batches(samples, 24)
-        tensors = as_tensors(batch, model.device)
-        hidden_TD = body(model, tensors.ids_T[None], tensors.positions_T[None], tensors.blocks)[0]
-        found = head(model, hidden_TD[tensors.columns_N]).float()
-        # targets stand in the order in which the examples were laid out
-        order = sorted(range(len(samples)), key=lambda e: batch.examples_N.tolist().index(e))
-        return (found - expected[order, :-1].flatten(0, 1)).abs().max().item()
-
-    samples = [Sample(ids, 1, example, document=5 * (example > 0)) for example, ids in enumerate(random_38)]
+    causal_TT = torch.ones(8, 8, dtype=torch.bool, device=model.device).tril()
+    hidden_BTD = body(model, ids_BT, torch.arange(8, device=model.device)[None], causal_TT[None, None])
+    difference = (head(model, hidden_BTD).float() - expected_BTV).abs().max().item()
+    if not difference <= tolerance:
+        raise ModelError(
+            f"{name} computes its logits in more steps than body and head (they differ by {difference:.3g} on eight tokens), "
+            f"so it cannot be trained with the head at targets only. {use}"
+        )
+    (batch,) = micro_batches([Sample(ids_T, 1, example, document=5 * (example > 0)) for example, ids_T in enumerate(ids_38)], 24)
+    packed = as_tensors(batch, model.device)
     try:
-        found = difference(samples)
+        hidden_TD = body(model, packed.ids_T[None], packed.positions_T[None], packed.blocks)[0]
     except (TypeError, RuntimeError, ValueError) as error:
         raise ModelError(
-            f"{type(model).__name__} does not take packed sequences ({type(error).__name__}: {error}), so it cannot be trained. "
-            "Use a Qwen2 or LLaMA architecture, or another whose layers hand their arguments on to transformers' attention interface."
+            f"{name} does not take packed sequences ({type(error).__name__}: {error}), so it cannot be trained. {use}"
         ) from error
-    if found <= tolerance:
-        return
-    if difference(samples[:1]) <= tolerance:
+    predicted_N = packed.positions_T[packed.columns_N]
+    difference = (head(model, hidden_TD[packed.columns_N]).float() - expected_BTV[packed.examples_N, predicted_N]).abs().max().item()
+    if not difference <= tolerance:
         raise ModelError(
-            f"{type(model).__name__} does not keep the examples of a packed sequence apart (their logits differ by {found:.3g} from those of "
-            "each by itself), so it cannot be trained. Use a Qwen2 or LLaMA architecture, or another that attends through transformers' "
-            "attention interface alone."
+            f"{name} does not keep the examples of a packed sequence apart (logits differ by {difference:.3g} from those of each by itself), "
+            f"so it cannot be trained. {use}"
         )
-    raise ModelError(
-        f"{type(model).__name__} computes its logits in more steps than body and head (they differ by {found:.3g} on eight tokens), "
-        "so it cannot be trained with the head at targets only. Use a Qwen2 or LLaMA architecture, or another that passes this check."
-    )

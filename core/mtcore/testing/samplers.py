@@ -223,8 +223,10 @@ def _mix(subject: ComponentUnderTest, draws: int = 1000) -> Mixture:
 
 
 def _said(sampler: Sampler) -> str:
-    said = [sampler.mix(few(), 1000, ledger).model_dump_json() for ledger in (Ledger(), ledger_of(sampler.needs))]
-    return f"{sampler.epoch_draws(few())} draws, {' and then '.join(dict.fromkeys(said))}"
+    said = [sampler.mix(few(), 1000, Ledger()).model_dump_json()]
+    if sampler.needs:
+        said.append(sampler.mix(few(), 1000, ledger_of(sampler.needs)).model_dump_json())
+    return f"{sampler.epoch_draws(few())} draws, {' and then '.join(said)}"
 
 
 def _told(error: Exception) -> str:

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import sys
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
@@ -55,6 +56,9 @@ def make_accelerator(precision: str = "fp32", distribution: Distribution | None 
 def process_state() -> PartialState:
     """This process among those of the run, made as `make_accelerator` makes it: whoever asks first decides for all."""
     is_cuda = torch.cuda.is_available()
+    if not is_cuda:
+        # accelerate imports DeepSpeed wherever it is installed, and that would say on stdout what it guesses
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if is_cuda and _launched() > 1 and not torch.distributed.is_initialized():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         torch.distributed.init_process_group("cpu:gloo,cuda:nccl")  # what lies in the memory of the host is exchanged there
@@ -191,6 +195,7 @@ def _deepspeed(distribution: Distribution, *, is_bf16: bool) -> Accelerator:
     for handler in logger.handlers:
         handler.setStream(sys.stderr)  # stdout is for results
     logger.setLevel("ERROR")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # of calls that are DeepSpeed's, at every step
     stage, offload = int(distribution.engine[-1]), distribution.offload
     config: dict[str, Any] = {
         # steps are cut, weighted and accumulated by the loop

@@ -30,8 +30,8 @@ class Progress(Frozen):
     avoided: tuple[tuple[int, int], ...] = ()
     """Steps [first, last) of the stage at hand that are passed over, because the model went wrong in them."""
 
-    def with_(self, **changes: Any) -> "Progress":
-        return self.model_copy(update=changes)
+    def with_(self, changes: Mapping[str, Any]) -> "Progress":
+        return self.model_copy(update=dict(changes))
 
     @property
     def best(self) -> Evaluation | None:
@@ -48,7 +48,7 @@ class Progress(Frozen):
             task: (self.losses.get(task, (0.0, 0))[0] + total, self.losses.get(task, (0.0, 0))[1] + count)
             for task, (total, count) in losses.items()
         }
-        return self.with_(losses={**self.losses, **added})
+        return self.with_({"losses": {**self.losses, **added}})
 
     def passed_over(self, step: int) -> int:
         """The first step from `step` on that is not to be passed over."""

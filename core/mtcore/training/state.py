@@ -67,7 +67,8 @@ class Trainee:
         fused = is_offloaded(accelerator)
         optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, betas=betas, fused=fused)
         if accelerator.distributed_type == DistributedType.FSDP:
-            accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = sorted(model._no_split_modules or ())
+            layers = {type(module).__name__ for module in model.modules()} & set(model._no_split_modules or ())
+            accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = sorted(layers)
         self._loss, self._optimizer = accelerator.prepare(Engaged(model), optimizer)
         kind = ZeroWeights if accelerator.distributed_type == DistributedType.DEEPSPEED else Weights
         self._weights = kind(model, self._optimizer, self._loss)

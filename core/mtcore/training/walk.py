@@ -1,25 +1,21 @@
 """Walk the stages of a fit: train, evaluate, save; go on after any interruption, and round what goes wrong."""
 
-import json
 import signal
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from mtcore import events
 from mtcore.contracts import Judged, Stages, Workspace
 from mtcore.data.stages import CompiledStage
-from mtcore.errors import Interrupted, ResumeMismatch
-from mtcore.training.checkpoint import newest_checkpoint, prune
+from mtcore.errors import Interrupted
 from mtcore.training.flops import Peak
 from mtcore.training.loop import Schedule, Step, StepBatch, warm_up_then_decay
+from mtcore.training.places import Places
 from mtcore.training.progress import Progress
 from mtcore.training.state import Trainee
 from mtcore.types import Cost, Evaluation, LedgerEntry, Stage, StageDone
-
-CHECKPOINT = "ckpt"
 
 
 @dataclass(frozen=True)
@@ -51,19 +47,21 @@ class Walk:
     peak: Peak
     """Of one process's device."""
     progress: Progress = field(init=False)
-    _saved_at: float = field(init=False, default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.places = Places(self.trainee, self.workspace, self.stages)
 
     def to_the_end(self) -> Progress:
         """Walk from the newest checkpoint to the end of the last stage, and leave the best weights in the trainee."""
         with self.workspace.stop.deferred():
-            self.progress = self._resumed()
+            self.progress = self.places.resumed()
             processes = self.trainee.accelerator.num_processes
             self._emit(events.MachineMeasured(self.peak.flops_per_second, self.peak.source, processes, self.workspace.work))
             while (compiled := self.stages.next(self.progress.done, self.progress.ledger)) is not None:
                 if not self._stage(compiled):
                     break
             if (best := self.progress.best) is not None:
-                self.trainee.load(self.workspace.folder / best.checkpoint, optimizer=False)
+                self.trainee.load(self.places.path(best.checkpoint), optimizer=False)
         self.workspace.stop.obey()
         return self.progress
 
@@ -99,7 +97,15 @@ class Walk:
         )
         self._emit(events.StageEnded(self.workspace.work, stage.name, step, ended.ended))
         self.progress = self.progress.with_(
-            done=(*self.progress.done, ended), evaluations=(), step=0, is_begun=False, cost=Cost(), losses={}, avoided=()
+            {
+                "done": (*self.progress.done, ended),
+                "evaluations": (),
+                "step": 0,
+                "is_begun": False,
+                "cost": Cost(),
+                "losses": {},
+                "avoided": (),
+            }
         )
         return is_sound
 
@@ -109,13 +115,13 @@ class Walk:
         if stage.start == "base":
             self.trainee.reset(self.origin)
         elif stage.start != "last":
-            self.trainee.load(self.workspace.folder / stage.start, optimizer=False)
+            self.trainee.load(self.places.path(stage.start), optimizer=False)
         self.trainee.new_optimizer()
         entry = LedgerEntry(stage=stage.name, number=compiled.number, position=0, mixture=mixture)
-        self.progress = self.progress.with_(is_begun=True, ledger=self.progress.ledger.append(entry))
+        self.progress = self.progress.with_({"is_begun": True, "ledger": self.progress.ledger.append(entry)})
         self._emit(events.StageStarted(self.workspace.work, stage, steps, mixture.shares))
         if self.progress.done:  # a place to go back to; the first stage has its origin
-            self._save(compiled)
+            self.progress = self.places.save(self.progress, compiled)
 
     def _decided(self, compiled: CompiledStage) -> CompiledStage:
         """The stage with its shares decided beyond the position at hand: at a border, a sampler is asked anew by what it needs."""
@@ -131,7 +137,7 @@ class Walk:
         ledger = self.progress.ledger.append(seen)
         extended: CompiledStage = self.stages.extend(compiled, ledger)
         decided = LedgerEntry(stage=name, number=number, position=position, mixture=extended.later[-1])
-        self.progress = self.progress.with_(ledger=ledger.append(decided), losses={})
+        self.progress = self.progress.with_({"ledger": ledger.append(decided), "losses": {}})
         return extended
 
     # --- steps -----------------------------------------------------------------------------------------------------------------------------
@@ -147,7 +153,7 @@ class Walk:
             batch_tokens=self.pace.batch_tokens,
             objection=lambda loss, shares: self.progress.guard.objection(loss, shares),
             asks=lambda: (
-                is_main and time.monotonic() - self._saved_at >= 60 * minutes,
+                is_main and self.places.age >= 60 * minutes,
                 self.workspace.stop.requested is not None,
             ),
         )
@@ -164,15 +170,15 @@ class Walk:
                     self._go_back(compiled)
                     return True
                 if wants_save and not step.skipped:
-                    self._save(compiled)
-        self.progress = self.progress.with_(step=until)
+                    self.progress = self.places.save(self.progress, compiled)
+        self.progress = self.progress.with_({"step": until})
         return True
 
     def _note(self, compiled: CompiledStage, schedule: Schedule, step: Step) -> None:
         """Count a step, remember its losses, and tell of it."""
         stage, (_, plan, steps), work = compiled.stage, compiled.decided, self.workspace.work
         window = plan.window((step.number - 1) * stage.examples_per_step, step.number * stage.examples_per_step)
-        spent = Cost(
+        cost = Cost(
             steps=1,
             examples=len(window.task),
             tokens=step.tokens,
@@ -180,11 +186,11 @@ class Walk:
             padding=step.padding,
             flops=step.flops,
             seconds=step.seconds,
-        ).metered(self.peak.flops_per_second * self.trainee.accelerator.num_processes, self.peak.source)
+        )
         losses = {schedule.tasks[index]: pair for index, pair in step.losses.items()}
         means = {task: total / count for task, (total, count) in losses.items()}
         guard = self.progress.guard.after(means, step.skipped)
-        self.progress = self.progress.with_(step=step.number, cost=self.progress.cost + spent, guard=guard)
+        self.progress = self.progress.with_({"step": step.number, "cost": self.progress.cost + self._metered(cost), "guard": guard})
         if step.skipped:
             rows = [(schedule.tasks[task], int(row)) for task, row in zip(window.task, window.row, strict=True)]
             self._emit(events.StepSkipped(work, stage.name, step.number, step.skipped, step.loss, rows))
@@ -211,21 +217,22 @@ class Walk:
     def _go_back(self, compiled: CompiledStage) -> None:
         """Take over the newest checkpoint and pass over all steps since: the model went wrong somewhere among them."""
         here = self.progress
-        checkpoint = self._newest()
-        if checkpoint is None:
+        if (newest := self.places.newest()) is None:
             self.trainee.reset(self.origin)
             self.trainee.new_optimizer()
-            back = here.with_(step=0, evaluations=(), losses={}, saved=0)
+            back = here.with_({"step": 0, "evaluations": (), "losses": {}, "saved": 0})
         else:
-            self.trainee.load(checkpoint)
-            back = _read_progress(checkpoint)
+            path, back = newest
+            self.trainee.load(path)
         reason = f"{sum(here.guard.skipped)} of the last {len(here.guard.skipped)} steps could not be taken"
         self._emit(events.RolledBack(self.workspace.work, compiled.stage.name, here.step, back.step, reason))
         self.progress = back.with_(
-            cost=here.cost,
-            evaluation_cost=here.evaluation_cost,
-            guard=here.guard.gone_back(),
-            avoided=(*back.avoided, (back.step, here.step)),
+            {
+                "cost": here.cost,
+                "evaluation_cost": here.evaluation_cost,
+                "guard": here.guard.gone_back(),
+                "avoided": (*back.avoided, (back.step, here.step)),
+            }
         )
 
     # --- evaluating and saving -------------------------------------------------------------------------------------------------------------
@@ -250,77 +257,31 @@ class Walk:
             scores={**dict(judged.scores), **dict.fromkeys(judged.failures)},
             qualified=judged.qualified,
             average=judged.average,
-            checkpoint=f"{CHECKPOINT}-{self.progress.saved}",
+            checkpoint=self.places.next_name(self.progress),
         )
-        spent = Cost(tokens=judged.tokens, flops=judged.flops, seconds=judged.seconds)
+        spent = self._metered(Cost(tokens=judged.tokens, flops=judged.flops, seconds=judged.seconds))
         self._emit(events.Evaluated(self.workspace.work, evaluation))
         for task, reason in judged.failures.items():
             self._emit(events.Warned(task, f"evaluation failed: {reason}"))
         entry = LedgerEntry(stage=stage.name, number=compiled.number, position=draws, evaluation=evaluation)
         self.progress = self.progress.with_(
-            evaluations=(*self.progress.evaluations, evaluation),
-            ledger=self.progress.ledger.append(entry),
-            evaluation_cost=self.progress.evaluation_cost + spent,
+            {
+                "evaluations": (*self.progress.evaluations, evaluation),
+                "ledger": self.progress.ledger.append(entry),
+                "evaluation_cost": self.progress.evaluation_cost + spent,
+            }
         )
-        self._save(compiled)
-
-    def _save(self, compiled: CompiledStage) -> None:
-        """Write a checkpoint; keep beside it the best, those that a later stage may start from, and the one this stage started from."""
-        started = time.monotonic()
-        name = f"{CHECKPOINT}-{self.progress.saved}"
-        self.progress = self.progress.with_(saved=self.progress.saved + 1)
-        about = {
-            "work": self.workspace.work,
-            "stage": compiled.stage.name,
-            "step": self.progress.step,
-            "position": self.progress.step * compiled.stage.examples_per_step,
-            "fingerprint": self.workspace.fingerprint,
-        }
-        self.trainee.save(self.workspace.folder, name, json.loads(self.progress.model_dump_json()), about)
-        best = self.progress.best
-        keep = {name, compiled.stage.start, *self.stages.keep(self.progress.done, self.progress.evaluations)}
-        if self.trainee.accelerator.is_main_process:
-            prune(self.workspace.folder, CHECKPOINT, keep=keep | ({best.checkpoint} if best else set()))
-        self.trainee.accelerator.wait_for_everyone()
-        self._saved_at = time.monotonic()
-        seconds = self._saved_at - started
-        self._emit(events.Saved(self.workspace.work, compiled.stage.name, self.progress.step, seconds, name))
+        self.progress = self.places.save(self.progress, compiled)
 
     def _interrupt(self, compiled: CompiledStage) -> NoReturn:
         """Save, and end the process as the signal asks."""
         number = self.workspace.stop.requested or signal.SIGTERM
-        self._save(compiled)
+        self.progress = self.places.save(self.progress, compiled)
         self._emit(events.Interrupted(self.workspace.work, self.progress.step, signal.Signals(number).name))
         raise Interrupted(number)
 
-    def _resumed(self) -> Progress:
-        """Go on from the newest complete checkpoint; refuse one that was made from another configuration or other data."""
-        folder, fingerprint = self.workspace.folder, self.workspace.fingerprint
-        checkpoint = self._newest()
-        if checkpoint is None:
-            return Progress(fingerprint=fingerprint)
-        progress = _read_progress(checkpoint)
-        if progress.fingerprint != fingerprint:
-            raise ResumeMismatch(
-                f"{folder} holds a checkpoint of another configuration or other data ({progress.fingerprint[:12]}, now "
-                f"{fingerprint[:12]}). Restore what changed, give the run file another name, or delete the folder."
-            )
-        if other := self.trainee.other_processes(checkpoint):
-            self._emit(events.Warned(self.workspace.work, other))
-        self.trainee.load(checkpoint)
-        return progress
-
-    def _newest(self) -> Path | None:
-        """The newest checkpoint that is whole, as is the best one it speaks of."""
-
-        def needs(state: Mapping[str, Any]) -> list[str]:
-            best = Progress.model_validate_json(json.dumps(state)).best
-            return [best.checkpoint] if best else []
-
-        def tell(problem: str) -> None:
-            self._emit(events.Warned(self.workspace.work, problem))
-
-        return newest_checkpoint(self.workspace.folder, CHECKPOINT, team=self.trainee.team, needs=needs, tell=tell)
+    def _metered(self, cost: Cost) -> Cost:
+        return cost.metered(self.peak.flops_per_second * self.trainee.accelerator.num_processes, self.peak.source)
 
     def _emit(self, event: events.Event) -> None:
         self.workspace.emit(event)
@@ -343,7 +304,3 @@ def _is_exhausted(evaluations: Sequence[Evaluation], patience: int | None) -> bo
         return False
     best = max(range(len(evaluations)), key=lambda i: (evaluations[i].average, -i))
     return len(evaluations) - 1 - best >= patience
-
-
-def _read_progress(checkpoint: Path) -> Progress:
-    return Progress.model_validate_json((checkpoint / "state.json").read_text(encoding="utf-8"))
