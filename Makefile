@@ -37,6 +37,7 @@ lint: install
 	$(BIN)/lint-imports
 
 bench: install
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e ".[bench]"
 	for file in tests/benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
 
 docs: install

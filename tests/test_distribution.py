@@ -30,7 +30,7 @@ from mtcore.modeling.lora import add_lora, merged
 from mtcore.pipeline import train
 from mtcore.plugins import load_plugins
 from mtcore.testing import toy_spec
-from mtcore.training.distributed import make_accelerator
+from mtcore.training.distributed import leave, make_accelerator
 from mtcore.training.state import Trainee
 from mtcore.types import Example, Mixture, Prediction, Prepared, SamplerUse, Stage
 
@@ -351,6 +351,7 @@ def worker(path):
     assert failed == {"toy": "Broken: on one process"}, failed
     if os.environ["RANK"] == "0":
         (path.parent / "heard.json").write_text(json.dumps([losses(heard), losses(again)]))
+    leave()
 
 
 if __name__ == "__main__":

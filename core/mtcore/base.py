@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mtcore import __version__
 from mtcore.data.packing import Sample, micro_batches
 from mtcore.errors import MissingData, ResumeMismatch
-from mtcore.files import write_text
+from mtcore.files import locked, write_text
 from mtcore.interrupts import Stop
 
 if TYPE_CHECKING:
@@ -64,9 +64,14 @@ def build_base(
 ) -> Path:
     """Train a tokenizer and a decoder on the corpus and leave them in `folder` as any other base.
 
-    The same call resumes an interrupted build; one that is asked to stop saves first. `base.json` beside the weights says from what and how the base was made.
-    Raises MissingData without text, ResumeMismatch when `folder` holds work from another recipe or corpus.
+    The same call resumes an interrupted build; one that is asked to stop saves first. `base.json` beside the weights says from what and how
+    the base was made. Raises MissingData without text, ResumeMismatch when `folder` holds work from another recipe or corpus.
     """
+    with locked(folder / "work"):  # which goes away with the work
+        return _build(corpus, folder, recipe, progress, stop or Stop(), save_every)
+
+
+def _build(corpus: Path, folder: Path, recipe: BaseRecipe, progress: Callable[[BaseProgress], None], stop: Stop, save_every: int) -> Path:
     from tokenizers import Tokenizer
 
     from mtcore.modeling.tiny import END, new_decoder, train_tokenizer
@@ -104,9 +109,8 @@ def build_base(
     )
     trainee = Trainee(model, make_accelerator(recipe.precision), weight_decay=0.1, betas=(0.9, 0.98), clip=1.0)
     done = 0
-    if checkpoint := newest_checkpoint(work, "step"):
+    if checkpoint := newest_checkpoint(work, "step", team=trainee.team):
         done = int(trainee.load(checkpoint)["step"])
-    stop = stop or Stop()
     schedule = Schedule(
         batch=lambda number, tokens: _step_batch(steps[number], tokens),
         learning_rate=warm_up_then_decay(recipe.learning_rate, len(steps), recipe.warm_up, "cosine"),

@@ -34,6 +34,12 @@ class Fitting:
 
         wait_for_everyone()
 
+    def leave(self) -> None:
+        """Part from the other processes, when the run is done."""
+        from mtcore.training.distributed import leave
+
+        leave()
+
     def evaluate(self, predictor: Predictor, exams: Mapping[str, Exam], *, in_step: bool = False) -> Judged:
         """Let every process ask its share of the rows, and go by what the first one found: on decisions all must agree.
 

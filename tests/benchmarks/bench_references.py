@@ -45,6 +45,7 @@ def main() -> None:
                 begun = time.perf_counter()
                 mtcore("train", "run.toml", "--set", f"launcher={use}", "--set", f"out={out}", folder=folder)
                 seconds[launcher].append(time.perf_counter() - begun)
+                print(f"{launcher}: {seconds[launcher][-1]:.1f} s", file=sys.stderr)
                 scores[launcher] = scores_in(out)
     report(seconds, scores, vars(asked))
 

@@ -6,6 +6,7 @@ that a noisy machine disturbs all of them alike. Useful tokens are those of exam
 
 import argparse
 import importlib.metadata
+import itertools
 import json
 import multiprocessing
 import os
@@ -20,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-EXAMPLES, STEP, ROWS_AT_ONCE, STEPS = 512, 32, 8, 4
+EXAMPLES, STEP, ROWS_AT_ONCE, STEPS = 256, 32, 8, 2
 """Rows of the pool, rows of an optimizer step, of a padded micro-batch (HF Trainer's default), and the steps that a system takes at a time."""
-MEDIAN, SIGMA, LEAST, MOST = 64, 0.8, 8, 512
+MEDIAN, SIGMA, LEAST, MOST = 48, 0.8, 8, 512
 """Lengths are lognormal, and cut."""
 RATE, DECAY, CLIP = 1e-4, 0.01, 1.0
 EQUAL = 1e-5
@@ -374,7 +375,7 @@ def rows_of(named: Mapping[str, Any]) -> list[Row]:
         parts = [(i[:n], x[:n]) for i, x, n in zip(ids, labels, lengths, strict=True)]
     else:
         starts = [*(named["position_ids"][0] == 0).nonzero().flatten().tolist(), ids.shape[1]]
-        parts = [(ids[0, a:b], labels[0, a:b]) for a, b in zip(starts, starts[1:], strict=False)]
+        parts = [(ids[0, a:b], labels[0, a:b]) for a, b in itertools.pairwise(starts)]
     return [Row(i.tolist(), int((x == -100).sum())) for i, x in parts]
 
 

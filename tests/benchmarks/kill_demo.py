@@ -56,12 +56,12 @@ def disturbed(run: Path, out: Path, between: float, seed: int) -> int:
     """Train the run again, killed after random spells of training until it ends by itself; return how often it was."""
     counted = out / "kills.json"
     kills: int = json.loads(counted.read_text()) if counted.exists() else 0
-    moments = random.Random(f"{seed} {kills}")
+    moments, starting = random.Random(f"{seed} {kills}"), start_up()
     while True:
         process = subprocess.Popen([*MTCORE, "train", str(run), "--set", f"out={out / 'killed'}"], stdout=subprocess.DEVNULL)
         try:
-            # what a start costs is no training: without it a slow machine would never get on
-            code = process.wait(timeout=start_up() + moments.uniform(0, 2 * between))
+            # starting takes its time too: without it a slow machine would never get on
+            code = process.wait(timeout=moments.uniform(0, starting + 2 * between))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

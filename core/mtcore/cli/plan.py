@@ -57,9 +57,10 @@ def plan(run: Path | None, settings: Sequence[str], chosen: Sequence[str], order
         _show(name, p.as_json())
         if p.estimate is not None:
             click.echo(f"{name + ': ' if name else ''}{p.estimate}")
-        tasks, launcher = sum(len(g.group.tasks) for g in p.groups), file.variants[name].launcher
-        options = "".join(f", {key} = {value}" for key, value in launcher.options.items())
-        click.echo(f"{name + ': ' if name else ''}references: {tasks * len(file.variants[name].seeds)}, by launcher {launcher.use}{options}")
+        config = file.variants[name]
+        count = len(config.seeds) * sum(len(g.group.tasks) for g in p.groups)
+        options = "".join(f", {key} = {value}" for key, value in config.launcher.options.items())
+        click.echo(f"{name + ': ' if name else ''}references: {count}, by launcher {config.launcher.use}{options}")
 
 
 def _show(variant: str, table: dict[str, Any]) -> None:

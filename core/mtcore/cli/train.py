@@ -25,6 +25,7 @@ def train(run: Path | None, settings: Sequence[str], chosen: Sequence[str], rest
     Without a run file, every task of every loaded plugin is taken. With --update, RUN.toml names the tasks of BUNDLE and new ones: only the
     new ones are measured, training goes on from BUNDLE, and a successor that loses a qualified task is not published (exit code 1).
     """
+    from mtcore.files import require_writable
     from mtcore.fitting import Fitting
     from mtcore.interrupts import listening
     from mtcore.live import read_live
@@ -43,7 +44,7 @@ def train(run: Path | None, settings: Sequence[str], chosen: Sequence[str], rest
         )
     folder = Path(first.out) / file.name / (live.workplace if live else "")
     is_main = os.environ.get("RANK", "0") == "0"
-    folder.mkdir(parents=True, exist_ok=True)
+    require_writable(folder)
     observers = [registry.observer(use) for use in first.observers] if is_main else []
 
     def emit(event: Event) -> None:
@@ -56,6 +57,7 @@ def train(run: Path | None, settings: Sequence[str], chosen: Sequence[str], rest
             outcomes = train_run(file, registry, fitting, folder, restart=restart)
         else:
             outcomes = [update(file, registry, fitting, folder, live, restart=restart)]
+    fitting.leave()
     if as_json and is_main:
         print_json([outcome.as_json() for outcome in outcomes])
     elif is_main:

@@ -93,16 +93,17 @@ def ends_when_asked(subject: ComponentUnderTest) -> str:
 
 def toy_job(data: Mapping[str, Any], emit: Any, stop: Stop) -> dict[str, Any]:
     """What the kit's jobs do: tell two events, leave a file, and answer, raise, die or wait to be ended, as they are told."""
-    emit(events.Warned(data["name"], "begins"))
-    if data["what"] == "die":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if data["what"] == "raise":
-        raise RunError(FAULT)
     try:
+        emit(events.Warned(data["name"], "begins"))
+        if data["what"] == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if data["what"] == "raise":
+            raise RunError(FAULT)
         time.sleep(60 if data["what"] == "wait" else 0)
     finally:
-        with (Path(data["folder"]) / data["name"]).open("x"):
-            pass
+        if data["what"] != "raise":
+            with (Path(data["folder"]) / data["name"]).open("x"):
+                pass
     emit(events.Warned(data["name"], "ends"))
     return {"said": data["name"], "process": os.getpid()}
 

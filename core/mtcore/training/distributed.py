@@ -70,6 +70,13 @@ def wait_for_everyone() -> None:
     process_state().wait_for_everyone()
 
 
+def leave() -> None:
+    """Part from the other processes when the work is done: one that simply ended would tear the connections of those that have not."""
+    if torch.distributed.is_initialized():
+        wait_for_everyone()
+        torch.distributed.destroy_process_group()
+
+
 def agree(value: Value) -> Value:
     """What the first process has, on all of them."""
     wait_for_everyone()

@@ -3,6 +3,7 @@
 import re
 import time
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -62,8 +63,8 @@ def peak(device: torch.device, precision: str, size: ModelSize) -> Peak:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     rows = SIDE.get(device.type, SIDE["cpu"])
     outputs, inputs = (min(side, rows) for side in size.widest)
-    best = min(_times(torch.ones(rows, inputs, dtype=dtype, device=device), torch.ones(inputs, outputs, dtype=dtype, device=device)))
     threads = torch.get_num_threads()
+    best = _least_seconds(rows, inputs, outputs, dtype, device, threads)
     where = name or f"{threads} thread{'' if threads == 1 else 's'}"
     return Peak(2.0 * rows * inputs * outputs / best, f"{precision} matrix products of {rows} × {inputs} × {outputs}, timed on {where}")
 
@@ -77,8 +78,10 @@ def data_sheet(name: str, precision: str) -> float | None:
     return None
 
 
-def _times(left: torch.Tensor, right: torch.Tensor) -> list[float]:
-    """Seconds of each product, the first left out: it warms up."""
+@cache
+def _least_seconds(rows: int, inputs: int, outputs: int, dtype: torch.dtype, device: torch.device, threads: int) -> float:
+    """Seconds of a product; timed once in a process, which may measure a hundred references one after another."""
+    left, right = torch.ones(rows, inputs, dtype=dtype, device=device), torch.ones(inputs, outputs, dtype=dtype, device=device)
     times: list[float] = []
     until = time.perf_counter() + SECONDS
     while len(times) < 4 or time.perf_counter() < until:
@@ -87,4 +90,4 @@ def _times(left: torch.Tensor, right: torch.Tensor) -> list[float]:
         if left.is_cuda:
             torch.cuda.synchronize(left.device)
         times.append(time.perf_counter() - started)
-    return times[1:]
+    return min(times[1:])  # the first warms up
