@@ -1,6 +1,7 @@
 """The training benchmark on a GPU: what the engine makes of a decoder of half a billion parameters."""
 
 import importlib.util
+import sys
 import time
 from pathlib import Path
 from types import ModuleType
@@ -24,10 +25,7 @@ def bench() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # dataclasses look their module up
-    import sys
-
-    sys.modules["bench_training"] = module
+    sys.modules["bench_training"] = module  # where its dataclasses look for it
     spec.loader.exec_module(module)
     return module
 

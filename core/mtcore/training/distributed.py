@@ -4,7 +4,7 @@ import importlib.util
 import os
 import sys
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from typing import Any, TypeVar
 
 import torch
@@ -114,6 +114,11 @@ def exchanging(accelerator: Accelerator, model: nn.Module, is_last: bool) -> Abs
     return nullcontext() if is_last or is_deepspeed else accelerator.no_sync(model)
 
 
+def can_begin_anew(accelerator: Accelerator) -> bool:
+    """Whether a step whose gradients are half done can be begun anew: not where other processes wait in it, nor where DeepSpeed has reduced some."""
+    return accelerator.num_processes == 1 and accelerator.distributed_type != DistributedType.DEEPSPEED
+
+
 def backward(accelerator: Accelerator, model: Any, loss: torch.Tensor, is_last: bool) -> None:
     """Add the gradients of this process's part of the step's loss; over all processes and micro-batches the parts sum to the loss."""
     # every engine averages gradients over processes; the weights already sum to one over all of them
@@ -196,11 +201,14 @@ def _fsdp(distribution: Distribution, *, is_bf16: bool) -> Accelerator:
 
 def _deepspeed(distribution: Distribution, *, is_bf16: bool) -> Accelerator:
     from accelerate.state import AcceleratorState
+    from deepspeed import comm
     from deepspeed.utils import logger
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     for handler in logger.handlers:
         handler.setStream(sys.stderr)  # stdout is for results
+    with redirect_stdout(sys.stderr):  # where it tells what it compiles for processors
+        comm.init_distributed(auto_mpi_discovery=False, verbose=False)
     logger.setLevel("ERROR")
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # of calls that are DeepSpeed's, at every step
     stage, offload = int(distribution.engine[-1]), distribution.offload

@@ -123,8 +123,8 @@ def backward_within_memory(
         except torch.OutOfMemoryError as error:
             largest = max(b.tokens for b in batch.micro_batches)
             is_least = all(len(set(b.examples_N.tolist())) == 1 for b in batch.micro_batches)
-            if accelerator.num_processes > 1 or is_least:
-                why = "one example alone does not fit" if is_least else "the other processes wait in the middle of a step"
+            if is_least or not distributed.can_begin_anew(accelerator):
+                why = "one example alone does not fit" if is_least else "a step of several processes, or of DeepSpeed, cannot be begun anew"
                 raise RunError(
                     f"out of memory with {largest} tokens at once, and {why}. Lower method.batch_tokens (now {batch_tokens}) or "
                     "method.max_length, set method.gradient_checkpointing = true, or shard the model ([distribution]); "
