@@ -17,7 +17,7 @@ from mtcore.config import Distribution
 from mtcore.errors import RunError
 
 Value = TypeVar("Value")
-KNOWN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+REPLICATED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 LAUNCH = "torchrun --nproc-per-node 8 -m mtcore train RUN.toml"
 
 
@@ -44,7 +44,7 @@ def make_accelerator(precision: str = "fp32", distribution: Distribution | None 
         raise RunError(
             f"one process cannot train in two precisions: {error}. Put variants of another precision into a run file of their own."
         ) from None
-    wanted = {"ddp": KNOWN, "fsdp": (DistributedType.FSDP,)}.get(distribution.engine, (DistributedType.DEEPSPEED,))
+    wanted = {"ddp": REPLICATED, "fsdp": (DistributedType.FSDP,)}.get(distribution.engine, (DistributedType.DEEPSPEED,))
     if accelerator.num_processes != _launched() or accelerator.distributed_type not in wanted:
         raise RunError(
             f"{_launched()} processes were launched for engine {distribution.engine!r}, and accelerate made {state.num_processes} of them, of type "
@@ -116,7 +116,8 @@ def exchanging(accelerator: Accelerator, model: nn.Module, is_last: bool) -> Abs
 
 def can_begin_anew(accelerator: Accelerator) -> bool:
     """Whether a step whose gradients are half done can be begun anew: not where other processes wait in it, nor where DeepSpeed has reduced some."""
-    return accelerator.num_processes == 1 and accelerator.distributed_type != DistributedType.DEEPSPEED
+    is_deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
+    return accelerator.num_processes == 1 and not is_deepspeed
 
 
 def backward(accelerator: Accelerator, model: Any, loss: torch.Tensor, is_last: bool) -> None:

@@ -16,7 +16,7 @@ from mtcore.modeling.head import TargetLoss, as_tensors
 from mtcore.modeling.load import load_model
 from mtcore.modeling.lora import has_adapters, merged
 from mtcore.training.checkpoint import Team, load_checkpoint, save_checkpoint
-from mtcore.training.distributed import first_said, is_offloaded
+from mtcore.training.distributed import REPLICATED, first_said, is_offloaded
 from mtcore.training.flops import model_size
 from mtcore.training.loop import Schedule, Step, train
 from mtcore.training.manifest import read_manifest
@@ -63,8 +63,8 @@ class Trainee:
             {"params": [p for p in trained.values() if p.dim() >= 2], "weight_decay": weight_decay},
             {"params": [p for p in trained.values() if p.dim() < 2], "weight_decay": 0.0},
         ]
-        # memory of the host is slow: all of AdamW in one pass over it
-        fused = is_offloaded(accelerator)
+        # all of AdamW in one pass over memory, where the engine lets it
+        fused = is_offloaded(accelerator) or accelerator.distributed_type in REPLICATED
         optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, betas=betas, fused=fused)
         if accelerator.distributed_type == DistributedType.FSDP:
             layers = {type(module).__name__ for module in model.modules()} & set(model._no_split_modules or ())

@@ -66,7 +66,8 @@ class Weights:
             _local(parameter).copy_(share[f"model.{name}"])
         for index, parameter in enumerate(self._trained()):
             mine = {k.split(".", 2)[2]: v for k, v in share.items() if k.startswith(f"optimizer.{index}.")}
-            self._optimizer.state[parameter] = {k: v if k == "step" else _like(v, parameter) for k, v in mine.items()}
+            counter = parameter.device if self._optimizer.param_groups[0]["fused"] else "cpu"
+            self._optimizer.state[parameter] = {k: v.to(counter) if k == "step" else _like(v, parameter) for k, v in mine.items()}
 
     def more(self, folder: Path) -> None:
         """Write what the engine saves by itself."""
