@@ -36,7 +36,10 @@ def test_plugins_of_the_repository_import_nothing_heavy_at_module_level():
 def test_no_function_of_core_passes_keyword_arguments_through():
     for path in (ROOT / "core").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            assert not (isinstance(node, ast.FunctionDef) and node.args.kwarg), f"{path}:{node.lineno}"
+            if isinstance(node, ast.FunctionDef) and node.args.kwarg:  # a library's interface may demand that they are taken
+                calls = [call for call in ast.walk(node) if isinstance(call, ast.Call)]
+                handed_on = [k for call in calls for k in call.keywords if k.arg is None and ast.unparse(k.value) == node.args.kwarg.arg]
+                assert not handed_on, f"{path}:{node.lineno}"
 
 
 def test_no_check_of_core_is_an_assert():

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from inspect import signature
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -171,8 +171,7 @@ def by_runs(
 
     is_grouped = query_THD.shape[1] != key_THD.shape[1]
     attended = varlen_attn(query_THD, key_THD, value_THD, *ends, scale=scale, window_size=(-1, 0), enable_gqa=is_grouped)
-    assert isinstance(attended, torch.Tensor)
-    return attended
+    return cast(torch.Tensor, attended)  # a pair only for those who ask for the softmax too
 
 
 # --- in transformers -------------------------------------------------------------------------------------------------------------------
@@ -194,15 +193,16 @@ def attend(
     blocks: Blocks | None = None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    is_causal: bool | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     position_bias: torch.Tensor | None = None,
-    **others: Any,  # what a layer hands on differs between architectures
+    **unused: Any,  # what a layer hands on differs between architectures
 ) -> tuple[torch.Tensor, None]:
     """An attention implementation of transformers: [B, H, T, D] each, to [B, T, H, D]. With blocks B is 1, and the mask is not looked at."""
     if blocks is None:
         attended: tuple[torch.Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout, scaling, position_bias=position_bias, softcap=softcap, **others
+            module, query, key, value, attention_mask, dropout, scaling, is_causal, position_bias, softcap=softcap
         )
         return attended
     if softcap is not None or position_bias is not None or (sliding_window or blocks.longest) < blocks.longest:

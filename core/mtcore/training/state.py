@@ -103,10 +103,14 @@ class Trainee:
 
     @torch.no_grad()
     def asking(self, ask: Callable[[], Value]) -> Value:
-        """Call `ask`, which may run the model in any way; where weights are sharded, all processes must run it in the same ways."""
+        """Call `ask`, which may run the model in any way, in the precision it is trained in.
+
+        Where weights are sharded, all processes must run it in the same ways.
+        """
         self._loss.eval()
         if not self._weights.is_sharded:
-            return ask()
+            with self.accelerator.autocast():
+                return ask()
         said: list[Value] = []
         self._loss(within=lambda: said.append(ask()))
         return said[0]
