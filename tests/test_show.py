@@ -85,7 +85,7 @@ def test_the_ids_and_the_loss_are_those_of_training(place, base_folder, max_leng
     entry = declared_entry(Path("mood.toml"))
     data, _ = read_task(entry.name, entry.cls(), RowLimits())
     method = Text2Text(Text2Text.Config(max_length=max_length))
-    trained = encode_rows(data, method.encoder(find_base(str(base_folder), place)), method.config)
+    trained = encode_rows(data, data.train, method.encoder(find_base(str(base_folder), place)), method.config)
     table = as_json("local/mood", "--run", "run.toml")
     assert table["max_length"] == min(max_length, 256)
     for row, encoded in zip(table["rows"], trained, strict=True):

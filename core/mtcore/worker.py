@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from tempfile import TemporaryFile
-from typing import Any
+from typing import IO, Any, cast
 
 from mtcore.errors import Interrupted, MtcoreError, RunError
 from mtcore.interrupts import listening
@@ -52,10 +52,10 @@ class Worker:
             # in a group of its own: Ctrl-C on a terminal reaches whoever started it, and from there each worker once
             process_group=0,
         )
-        assert self._process.stdin is not None
+        self._input = cast(IO[bytes], self._process.stdin)
         with suppress(BrokenPipeError):  # dead already: its result says so
-            self._process.stdin.write(job.model_dump_json().encode() + b"\n")
-            self._process.stdin.flush()  # and stays open: by its end the worker learns that nobody waits for it any more
+            self._input.write(job.model_dump_json().encode() + b"\n")
+            self._input.flush()  # and stays open: by its end the worker learns that nobody waits for it any more
         threading.Thread(target=self._listen, args=(tell,), daemon=True).start()
 
     def stop(self, number: int = signal.SIGTERM) -> None:
@@ -65,9 +65,8 @@ class Worker:
     def wait(self) -> int:
         """Wait for its end, and return its exit code."""
         code = self._process.wait()
-        assert self._process.stdin is not None
         with suppress(BrokenPipeError):
-            self._process.stdin.close()
+            self._input.close()
         return code
 
     def result(self) -> Any:
@@ -83,8 +82,7 @@ class Worker:
         raise WorkerDied(f"{self.job.name}: killed by {signal.Signals(-code).name}{hint}. It said last: {said}")
 
     def _listen(self, tell: "Callable[[Worker, Message | None], None]") -> None:
-        assert self._process.stdout is not None
-        with self._process.stdout as lines:
+        with cast(IO[bytes], self._process.stdout) as lines:
             for line in lines:
                 self._last = json.loads(line)
                 if "event" in self._last:
