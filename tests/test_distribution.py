@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
@@ -30,7 +32,7 @@ from mtcore.modeling.lora import add_lora, merged
 from mtcore.pipeline import train
 from mtcore.plugins import load_plugins
 from mtcore.testing import toy_spec
-from mtcore.training.distributed import leave, make_accelerator
+from mtcore.training.distributed import REPLICATED, gathered, leave, make_accelerator
 from mtcore.training.state import Trainee
 from mtcore.types import Example, Mixture, Prediction, Prepared, SamplerUse, Stage
 
@@ -180,6 +182,17 @@ def test_two_processes_train_what_one_does_and_go_on_to_the_same_bits(engine, al
             json.loads((f / name).parent.joinpath("result.json").read_text())["answers"] for f in (tmp_path / "out/run", folder / "out/run")
         ]
         assert answers[0] == answers[1]
+    # where it was taken up: the engine is the one asked for, its shards fit no other, and weights that are frozen are not among them
+    for variant in ("full", "lora"):
+        kept = tmp_path / f"kept-{variant}"
+        about = json.loads((kept / "MANIFEST.json").read_text())["about"]
+        assert (about["engine"], about["processes"]) == ("replicated" if engine == "ddp" else engine, 2)
+        names = saved_weights(kept)
+        assert any("layers.0" in name for name in names)
+        assert all(".lora_" in name for name in names) == (variant == "lora")
+    if engine != "ddp":
+        with pytest.raises(ResumeMismatch, match=f"saved by 2 processes of engine '{engine}', and here are 1 of engine 'replicated'"):
+            new_trainee(base_folder).load(tmp_path / "kept-full")
 
 
 def test_a_bundle_of_shards_is_read_by_plain_transformers(alone, base_folder, tmp_path):
@@ -269,6 +282,13 @@ def new_trainee(folder):
     return Trainee(load_model(folder), make_accelerator(), weight_decay=0.1, betas=(0.9, 0.98), clip=1.0)
 
 
+def saved_weights(checkpoint):
+    """Names of the weights that lie in a checkpoint, as safetensors and in DeepSpeed's files."""
+    plain = [name for path in checkpoint.glob("tensors*.safetensors") for name in load_file(path) if name.startswith("model.")]
+    theirs = [torch.load(path, weights_only=False) for path in checkpoint.glob("deepspeed/*_model_states.pt")]
+    return {*plain, *(name for own in theirs for name in [*own["module"], *(own["frozen_param_fragments"] or ())])}
+
+
 def said_by(checkpoint, **about):
     path = checkpoint / "MANIFEST.json"
     table = json.loads(path.read_text())
@@ -323,6 +343,20 @@ def test_a_stage_that_begins_anew_begins_with_the_first_adapters(base_folder):
         assert torch.equal(parameter, first[name])
 
 
+def test_a_checkpoint_of_adapters_holds_no_weight_of_the_base_and_brings_the_whole_model_back(base_folder, tmp_path):
+    def adapted(seed):
+        model = load_model(base_folder)
+        add_lora(model, rank=2, alpha=4.0, dropout=0.0, targets=(), seed=seed)
+        return Trainee(model, make_accelerator(), weight_decay=0.1, betas=(0.9, 0.98), clip=1.0)
+
+    first, second = adapted(seed=1), adapted(seed=2)
+    first.save(tmp_path, "ckpt-0", {"step": 3})
+    assert saved_weights(tmp_path / "ckpt-0") == {f"model.{n}" for n, p in first.model.named_parameters() if p.requires_grad}
+    assert second.load(tmp_path / "ckpt-0", optimizer=False) == {"step": 3}
+    for name, parameter in first.model.named_parameters():
+        assert torch.equal(parameter, second.model.get_parameter(name))
+
+
 def steps(heard):
     return [((work, step), loss) for work, step, loss in heard]
 
@@ -346,12 +380,31 @@ def worker(path):
     for variant in ("full", "lora"):
         with pytest.raises(Broken):
             whole_run(path, break_off(variant), name="broken")
+        if os.environ["RANK"] == "0":
+            (newest, *_) = sorted(path.parent.glob(f"out/broken/{variant}/**/MANIFEST.json"), key=os.path.getmtime, reverse=True)
+            shutil.copytree(newest.parent, path.parent / f"kept-{variant}")
     whole_run(path, again.append, name="broken")
     failed = Fitting(heard.append).evaluate(Echo(), {"toy": exam()}).failures
     assert failed == {"toy": "Broken: on one process"}, failed
     if os.environ["RANK"] == "0":
         (path.parent / "heard.json").write_text(json.dumps([losses(heard), losses(again)]))
+    change_engines(path)
     leave()
+
+
+def change_engines(path):
+    """Under another engine a process begins anew; and an engine that accelerate forgets is missed."""
+    first = next(iter(load_run(path).variants.values()))
+    engine, base = first.distribution.engine, Path(first.model)
+    accelerator = new_trainee(base).accelerator
+    assert accelerator.distributed_type in REPLICATED
+    assert gathered(accelerator.process_index) == [0, 1]
+    accelerator = make_accelerator(first.method.precision, first.distribution)
+    assert (accelerator.distributed_type in REPLICATED) == (engine == "ddp")
+    if engine == "fsdp":
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_CPU
+        with pytest.raises(RunError, match="'fsdp' was asked for, and accelerate prepared 'replicated' with weights that are sharded"):
+            Trainee(load_model(base), accelerator, weight_decay=0.1, betas=(0.9, 0.98), clip=1.0)
 
 
 if __name__ == "__main__":

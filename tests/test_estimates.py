@@ -91,11 +91,12 @@ def test_an_epoch_takes_the_training_of_its_draws_and_one_evaluation(planned, ba
     epoch = 32 * model.training_flops(length, pairs, 2) + 16 * model.forward_flops(length, pairs, 2)
     # the group is trained for an epoch, and the reference for one, two and three
     assert [plan.estimate.flops for plan in plans] == [pytest.approx(n * epoch) for n in (2, 3, 4)]
+    assert planned(2, seeds=[1, 2]).estimate.flops == pytest.approx(6 * epoch)
 
 
-def test_the_disk_holds_models_and_two_checkpoints(planned, base_folder):
+def test_the_disk_holds_models_and_all_checkpoints_that_are_there_at_once(planned, base_folder):
     count = parameters(find_base(str(base_folder), base_folder))
-    assert disk(10, 1) == 40 + 2 * 120
+    assert disk(10, 1) == 40 + 4 * 120
     assert planned(1).estimate.disk == disk(count, 1)
     assert planned(1, keep_reference_weights=True, seeds=[1, 2]).estimate.disk == disk(count, 4)
 
@@ -121,7 +122,7 @@ def test_time_is_told_only_where_it_was_measured():
     told = str(Estimate(3.1e15, 31_270_400, None))
     assert told == (
         "at most 3.1 PFLOP, references included; how long that takes is unknown: no run here has measured this model; "
-        "about 31.3 MB on the disk"
+        "about 31.3 MB on the disk, without checkpoints that a scheduler keeps for later stages"
     )
     measured = Estimate(2.4e14, None, Pace("demo", 1e11))
     assert str(measured) == "at most 240 TFLOP, references included; about 40 min at the 100 GFLOP/s of run demo"

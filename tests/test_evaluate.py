@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
 from mtcore.contracts import Metric, Predictor
-from mtcore.errors import ConfigError
-from mtcore.evaluation.evaluate import Exam, evaluate, statistics
+from mtcore.errors import ConfigError, RunError
+from mtcore.evaluation.evaluate import AskingFailed, Exam, evaluate, statistics
 from mtcore.evaluation.metrics import Accuracy, MeanMetric
 from mtcore.types import Example, Prediction, Prepared, TaskError, TaskSpec
 
@@ -146,6 +147,22 @@ def test_a_predictor_that_raises_or_answers_too_few_rows_fails_the_task_it_was_a
     assert judged.failures == {"b": "MemoryError: out of memory"}
     assert "a" in judged.scores
     assert evaluate(Forgetful(a=echo), {"a": exam()}).failures.keys() == {"a"}
+
+
+def test_a_device_without_room_fails_no_task_but_ends_the_run():
+    def is_large(text):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    with pytest.raises(RunError, match=r"out of memory while b was evaluated\. Lower method\.batch_tokens.*Tried to allocate 2 GiB"):
+        evaluate(Toy(a=echo, b=is_large), {"a": exam(), "b": exam()})
+
+
+def test_a_device_without_room_on_another_process_ends_the_run_too():
+    def elsewhere(rows, ask):
+        raise AskingFailed("OutOfMemoryError: there", is_out_of_memory=True)
+
+    with pytest.raises(RunError, match=r"out of memory while a was evaluated.*OutOfMemoryError: there"):
+        evaluate(Toy(a=echo), {"a": exam()}, elsewhere)
 
 
 def test_a_task_that_the_predictor_leaves_out_is_failed():

@@ -28,6 +28,20 @@ def test_a_deferred_signal_waits_until_it_is_obeyed():
             stop.obey()
 
 
+def test_a_signal_raises_at_the_end_of_what_must_stay_whole():
+    done = []
+    with listening() as stop:
+        with pytest.raises(Interrupted), stop.whole():
+            done.append(os.kill(os.getpid(), signal.SIGTERM))  # to its end
+        with stop.whole():
+            done.append("by whoever cleans up after it")
+    with listening() as stop, stop.deferred():
+        with stop.whole():
+            os.kill(os.getpid(), signal.SIGTERM)
+        done.append("beyond it, where something defers")
+    assert len(done) == 3
+
+
 def test_a_stretch_that_may_be_torn_raises_inside_what_defers():
     with listening() as stop, stop.deferred():
         with pytest.raises(Interrupted), stop.immediate():

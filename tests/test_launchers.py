@@ -248,6 +248,17 @@ def test_a_store_that_is_not_shared_is_noticed(declared: Path, base_folder: Path
         measured(config_of(declared, base_folder, tmp_path, launcher={"use": "liar"}), with_launcher(Liar))
 
 
+def test_references_under_several_seeds_go_by_names_of_their_own(declared: Path, base_folder: Path, tmp_path: Path) -> None:
+    seen: list[events.Event] = []
+    config = config_of(declared, base_folder, tmp_path, launcher={"use": "processes"}, seeds=[1, 2], tasks=[str(declared / "a.toml")])
+    measured(config, seen=seen)
+    (ahead,) = [e.steps for e in seen if isinstance(e, events.WorkAhead)]
+    steps = {work: sum(isinstance(e, events.Stepped) and e.work == work for e in seen) for work in ahead}
+    assert steps == ahead == {"reference local/a seed 1": 6, "reference local/a seed 2": 6}
+    ready = {events.reference_work(e.task, e.seed) for e in seen if isinstance(e, events.ReferenceReady)}
+    assert ready == steps.keys()
+
+
 def test_a_run_of_several_processes_measures_in_turn(
     declared: Path, base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +281,53 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
 def test_what_a_job_prints_is_not_taken_for_what_it_tells(module: Callable[[str], None]) -> None:
     module("import os\ndef do(data, emit, stop):\n    print('{')\n    os.system('echo [')\n    return [1.5, None]\n")
     assert processes(1).run([Job(name="a", call="ours:do", data={})], nobody, Stop()) == {"a": [1.5, None]}
+
+
+DIES_SPEAKING = """
+import os, pathlib, signal
+
+def do(data, emit, stop):
+    (out,) = {int(path.name) for path in pathlib.Path("/proc/self/fd").iterdir() if "pipe:" in ends(path)} - {0}
+    os.write(out, b'{"result": [1, 2')
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def ends(path):
+    return os.readlink(path) if os.path.lexists(path) else ""
+
+def answer(data, emit, stop):
+    return data["number"]
+"""
+
+
+def test_a_worker_that_dies_in_the_middle_of_a_line_has_not_said_it(module: Callable[[str], None]) -> None:
+    module(DIES_SPEAKING)
+    jobs = [Job(name="a", call="ours:do", data={}), Job(name="b", call="ours:answer", data={"number": 1})]
+    with pytest.raises(RunError, match=r"1 of 2 jobs failed(?s:.*)a: killed by SIGKILL"):
+        processes(1).run(jobs, nobody, Stop())
+
+
+def test_a_line_that_is_no_message_leaves_nobody_waiting(module: Callable[[str], None]) -> None:
+    module(DIES_SPEAKING.replace("[1, 2", "[1, 2\\n"))
+    with pytest.warns(pytest.PytestUnhandledThreadExceptionWarning), pytest.raises(RunError, match="a: killed by SIGKILL"):
+        processes(1).run([Job(name="a", call="ours:do", data={})], nobody, Stop())
+
+
+def test_a_signal_tears_no_line(module: Callable[[str], None]) -> None:
+    module(
+        "from mtcore.events import Warned\ndef do(data, emit, stop):\n    emit(Warned('a', 'x' * 10_000_000))\n    return 'not reached'\n"
+    )
+    command = [sys.executable, "-m", "mtcore.worker"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        worker.stdin.write(Job(name="a", call="ours:do", data={}).model_dump_json().encode() + b"\n")
+        worker.stdin.flush()
+        begun = os.read(worker.stdout.fileno(), 1)  # the pipe holds far less than the line: it is being written
+        worker.terminate()
+        (line,) = (begun + worker.stdout.read()).splitlines(keepends=True)
+        assert line.endswith(b"\n")
+        assert len(json.loads(line)["text"]) == 10_000_000
+        assert worker.wait() == 143
 
 
 def test_an_error_that_is_not_ours_is_told_with_its_traceback(module: Callable[[str], None]) -> None:

@@ -70,6 +70,15 @@ def test_a_reference_that_is_ready_is_no_longer_at_hand(said):
     assert "(run 0s)" in lines[1]
 
 
+def test_references_under_several_seeds_are_told_apart(said):
+    works = ("reference a seed 1", "reference a seed 2")
+    said(events.WorkAhead({works[0]: 100_000_000, works[1]: 1}), *started(*works), stepped(works[0], 1))
+    lines = said(events.ReferenceReady("a", 0.5, 3, "low", False, "measured", 1), stepped(works[1], 1, of=1))
+    assert lines[0] == "  reference a seed 1: 0.5000, saturates in epoch 3, low-resource (measured)"
+    assert lines[1].startswith("  reference a seed 2: single-task step 1 of 1, ")
+    assert "(run 0s)" in lines[1]
+
+
 def test_a_group_begins_when_references_are_done(said):
     said(events.WorkAhead({"reference a": 100_000_000}), *started("reference a"), stepped("reference a", 1), *started("ours/all"))
     (line,) = said(stepped("ours/all", 10))

@@ -158,6 +158,24 @@ def test_a_changed_task_alone_is_measured_again(base_folder, tmp_path):
     assert sources(seen) == {"toys/a": "measured", "toys/b": "reused"}
 
 
+def test_rows_that_change_while_a_model_is_in_training_begin_it_anew_and_say_so(base_folder, tmp_path):
+    class Killed(BaseException):
+        pass
+
+    def kill(event):
+        if isinstance(event, events.Stepped) and not event.work.startswith("reference"):
+            raise Killed
+
+    file = run_file(base_folder, tmp_path)
+    file = RunFile(file.name, {name: config.model_copy(update={"tasks": ("toys/a",)}) for name, config in file.variants.items()})
+    with pytest.raises(Killed):
+        train(file, registry_with(toy_task("a")), Fitting(kill), tmp_path / "toy")
+    seen = []
+    run(file, registry_with(toy_task("a", rows=40)), seen)
+    assert any(isinstance(e, events.Warned) and "begins anew" in e.text for e in seen)
+    assert not list((tmp_path / "toy/seed-1/classification").glob("work-*"))
+
+
 def test_a_variant_that_is_run_alone_joins_the_comparison_of_the_others(base_folder, tmp_path):
     mixture = {"use": "mixture", "learning_rate": 3e-3, "examples_per_step": 8, "epochs": 1}
     variants = {"alone": {"scheduler": {"use": "single-task"}}, "mixed": {"scheduler": mixture}}

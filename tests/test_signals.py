@@ -1,4 +1,4 @@
-"""`mtcore train` and the signals that end a process: it exits as a shell expects, and the same command comes to the same end."""
+"""`mtcore train`, the signals that end a process and observers that raise: it exits as a shell expects, and comes to the same end."""
 
 import hashlib
 import json
@@ -63,6 +63,13 @@ class Second(First):
     spec = First.spec.model_copy(update={"name": "second"})
 
 
+class Clumsy(Observer):
+    name = "clumsy"
+
+    def on_event(self, event, folder):
+        raise OSError("no space left")
+
+
 class Watcher(Observer):
     name = "watcher"
 
@@ -78,13 +85,13 @@ def register_tasks():
 
 @hookimpl
 def register_observers():
-    return [Watcher]
+    return [Watcher, Clumsy]
 '''
 
 RUN = """
 model = "{model}"
 tasks = ["toys/*"]
-observers = [{{ use = "watcher" }}, {{ use = "events" }}]
+observers = [{{ use = "clumsy" }}, {{ use = "watcher" }}, {{ use = "events" }}]
 method = {{ use = "text2text", max_length = 64, batch_tokens = 256 }}
 scheduler = {{ use = "mixture", learning_rate = 3e-3, examples_per_step = 8, epochs = 1, sampler = {{ use = "class-balanced" }} }}
 reference = {{ use = "single-task", learning_rate = 3e-3, examples_per_step = 8, epochs = 1 }}
@@ -115,6 +122,7 @@ def whole(base_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     done = train(folder, base_folder)
     assert done.returncode == 0, done.stderr
+    assert done.stderr.count("observer 'clumsy' is told nothing more, because it raised OSError: no space left") == 1
     return came_to(folder)
 
 

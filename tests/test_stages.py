@@ -176,6 +176,17 @@ def test_a_sampler_that_is_asked_every_zero_draws_is_refused():
         stream_of(Never, **DYNAMIC).next((), Ledger())
 
 
+@pytest.mark.parametrize("weights", [{"toys/0": 0.0}, {"toys/1": -1.0}, {"toys/1": math.inf}, {"toys/1": math.nan}, {"toys/9": 1.0}])
+def test_loss_weights_that_would_spoil_a_loss_are_refused(weights):
+    class Spoils(ByConvergence):
+        def mix(self, profiles, draws, ledger):
+            return super().mix(profiles, draws, ledger).model_copy(update={"loss_weights": {p.name: 1.0 for p in profiles} | weights})
+
+    (name,) = weights
+    with pytest.raises(ConfigError, match=rf"sampler 'by-convergence' must give loss weights .* it gave {{'{name}': "):
+        stream_of(Spoils, **DYNAMIC).next((), Ledger())
+
+
 def test_a_plan_shows_the_shares_at_the_start_and_what_they_change_with():
     stream, group = stream_of(**DYNAMIC), Group(name="all", reason="toys", tasks=tuple(p.name for p in PROFILES))
     plan = RunPlan([PlannedGroup(group, [stream.next((), Ledger())])], {}, [])

@@ -100,7 +100,8 @@ def test_stages_and_works_of_one_name_do_not_share_a_curve(tmp_path):
 
 
 def test_a_verdict_stands_beside_the_references_it_was_measured_against(tmp_path):
-    ready = [events.ReferenceReady(task, score, 1, "low", False, "reused") for score, task in ((0.5, "a"), (0.25, "b"), (0.75, "a"))]
+    found = ((0.75, "a", 2), (0.25, "b", 1), (0.5, "a", 1))  # measured at once, they become ready in any order
+    ready = [events.ReferenceReady(task, score, 1, "low", False, "reused", seed) for score, task, seed in found]
     observe(tmp_path, START, *ready, events.VariantJudged("ours", 0.5, 1, 2), events.VariantJudged("plain", 0.25, 0, 2), END)
     told = curves(tmp_path)
     assert told["verdict/ours"] == {

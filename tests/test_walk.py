@@ -160,35 +160,27 @@ def test_a_walk_that_is_cut_at_any_step_ends_with_the_same_bits(base_folder, tmp
 
 def test_a_walk_that_is_cut_while_it_evaluates_evaluates_again(base_folder, tmp_path, whole):
     trip = Trip(tmp_path / "work", base_folder)
-    for _ in range(4):
-        with listening() as stop, pytest.raises(Interrupted):
-            trip.walk(on_ask=lambda: os.kill(os.getpid(), signal.SIGINT), stop=stop).to_the_end()
-        assert [e.signal for e in trip.of(events.Interrupted)][-1] == "SIGINT"
-        walk = trip.walk()
-        first = iter(range(10))
+    for asked in range(1, 4):  # the first evaluation is cut, then the second, then the third
+        left = [asked]
 
-        def cut_at_the_second(first=first):
-            if next(first) == 1:
+        def cut(left=left):
+            left[0] -= 1
+            if left[0] == 0:
                 os.kill(os.getpid(), signal.SIGINT)
 
-        with listening() as stop:
-            walk = trip.walk(on_ask=cut_at_the_second, stop=stop)
-            try:
-                walk.to_the_end()
-            except Interrupted:
-                continue
-            break
+        with listening() as stop, pytest.raises(Interrupted) as caught:
+            trip.walk(on_ask=cut, stop=stop).to_the_end()
+        assert caught.value.exit_code == 130
+    assert [e.signal for e in trip.of(events.Interrupted)] == ["SIGINT"] * 3
     walk = trip.walk()
-    walk.to_the_end()
+    progress = walk.to_the_end()
+    assert len(progress.everything) == len(whole[2].everything)
     assert trip.losses == whole[0].losses
     assert same(weights(walk), whole[1])
 
 
 def test_saving_by_the_clock_changes_nothing_but_what_is_lost(base_folder, tmp_path, whole):
     trip = Trip(tmp_path / "work", base_folder)
-
-    class Killed(BaseException):
-        pass
 
     def kill(event):
         if isinstance(event, events.Stepped) and (event.stage, event.step) == ("mixture", 2):
@@ -253,24 +245,75 @@ def test_several_bad_steps_in_a_row_lead_back_to_the_last_checkpoint_and_round_t
     assert all(torch.isfinite(p).all() for p in weights(walk))
 
 
-def test_a_walk_that_went_back_is_resumed_to_the_same_bits(base_folder, tmp_path):
-    """The kill falls after the roll back and before the next checkpoint, so that the way back is taken again."""
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("steps_later", [0, 1, 3])
+def test_a_walk_that_went_back_is_resumed_to_the_same_bits(base_folder, tmp_path, steps_later):
+    """The kill falls before the next checkpoint, so that the way back is taken again, or after it."""
     trips = [Trip(tmp_path / name, base_folder, batch_of=spoilt({1, 2, 3})) for name in ("whole", "cut")]
     walk = trips[0].walk()
     walk.to_the_end()
-
-    class Killed(BaseException):
-        pass
+    left = [-1]
 
     def kill(event):
         if isinstance(event, events.RolledBack):
-            raise Killed
+            left[0] = steps_later
+        if left[0] >= 0 and isinstance(event, (events.RolledBack, events.Stepped)):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
 
     with pytest.raises(Killed):
         trips[1].walk(on_event=kill).to_the_end()
     again = trips[1].walk()
     again.to_the_end()
     assert same(weights(walk), weights(again))
+
+
+@pytest.mark.parametrize("step", range(1, 7))
+def test_a_signal_or_a_clock_near_bad_steps_changes_no_way_back(base_folder, tmp_path, step):
+    trips = [Trip(tmp_path / name, base_folder, batch_of=spoilt({2, 3, 4}, "mixture")) for name in ("whole", "cut")]
+    walk = trips[0].walk()
+    walk.to_the_end()
+
+    def cut(event):
+        if isinstance(event, events.Stepped) and (event.stage, event.step) == ("mixture", step):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with listening() as stop, pytest.raises(Interrupted):
+        trips[1].walk(on_event=cut, stop=stop, save_minutes=0).to_the_end()
+    again = trips[1].walk()
+    again.to_the_end()
+    assert [(e.from_step, e.to_step) for e in trips[1].of(events.RolledBack)][-1:] == [
+        (e.from_step, e.to_step) for e in trips[0].of(events.RolledBack)
+    ]
+    assert same(weights(walk), weights(again))
+
+
+def test_a_damaged_best_checkpoint_costs_the_best_and_not_the_work(base_folder, tmp_path):
+    trip = Trip(tmp_path / "work", base_folder)
+
+    def kill(event):
+        if isinstance(event, events.Stepped) and (event.stage, event.step) == ("mixture", 6):
+            raise Killed
+
+    with pytest.raises(Killed):
+        trip.walk(save_minutes=0, on_event=kill).to_the_end()
+    best = trip.of(events.Evaluated)
+    best = max((e.evaluation for e in best), key=lambda e: e.rank).checkpoint
+    newest = max(trip.folder.glob("ckpt-*"), key=lambda path: int(path.name.removeprefix("ckpt-"))).name
+    assert best != newest
+    file = trip.folder / best / "tensors.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    before = len(trip.of(events.Stepped))
+    walk = trip.walk()
+    progress = walk.to_the_end()
+    assert len(trip.of(events.Stepped)) - before <= 2, "the newest checkpoint is gone on from"
+    assert any(best in event.text and "damaged" in event.text for event in trip.of(events.Warned))
+    assert progress.best.checkpoint != best
+    assert float(weights(walk)[0].sum()) == pytest.approx(progress.best.average, abs=1e-4)
 
 
 def test_a_model_that_goes_wrong_for_good_is_given_up_with_the_last_good_one(base_folder, tmp_path):
@@ -317,9 +360,9 @@ def dynamic(use):
     return ByLoss(ByLoss.Config()) if use.use == "by-loss" else box_samplers(use)
 
 
-def dynamic_trip(folder, base):
+def dynamic_trip(folder, base, **changes):
     scheduler = MixtureStage(MixtureStage.Config(sampler=SamplerUse(use="by-loss"), epochs=1.0, examples_per_step=8, learning_rate=1e-2))
-    return Trip(folder, base, scheduler=scheduler, samplers=dynamic)
+    return Trip(folder, base, scheduler=scheduler, samplers=dynamic, **changes)
 
 
 def test_a_dynamic_sampler_is_asked_at_every_border_by_what_has_happened(base_folder, tmp_path):
@@ -360,3 +403,25 @@ def test_a_dynamic_walk_that_is_cut_ends_with_the_same_bits(base_folder, tmp_pat
     assert trip.losses == unbroken.losses
     assert decisions(progress.ledger) == decisions(ledger)
     assert same(weights(walk), weights(first))
+
+
+def test_borders_that_were_decided_before_a_way_back_stay_decided(base_folder, tmp_path):
+    """Killed after the way back, and again after the next checkpoint."""
+    trips = [dynamic_trip(tmp_path / name, base_folder, batch_of=spoilt({3, 4, 5})) for name in ("whole", "cut")]
+    first = trips[0].walk()
+    ledger = first.to_the_end().ledger
+    assert trips[0].of(events.RolledBack)
+    assert [e.position for e in ledger.entries if e.mixture] == [0, 16, 32, 48, 64]
+
+    def kill(event):
+        if isinstance(event, events.Stepped) and event.step == 8 and not event.skipped:
+            raise Killed
+
+    with pytest.raises(Killed):
+        trips[1].walk(on_event=kill, save_minutes=0).to_the_end()
+    again = trips[1].walk()
+    progress = again.to_the_end()
+    assert [(e.position, e.mixture) for e in progress.ledger.entries if e.mixture] == [
+        (e.position, e.mixture) for e in ledger.entries if e.mixture
+    ]
+    assert same(weights(first), weights(again))

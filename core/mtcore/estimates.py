@@ -11,7 +11,7 @@ from mtcore import events
 from mtcore.data.stages import CompiledStage
 from mtcore.evaluation.tables import flop, span
 from mtcore.modeling.flops import ModelSize
-from mtcore.preparation import Resolved, group_work
+from mtcore.preparation import Resolved, group_work, told_seed
 from mtcore.registry import Registry
 from mtcore.types import Base, Preview, Stage, TaskProfile
 
@@ -19,8 +19,8 @@ FLOAT = 4
 """Bytes of a number in fp32, in which weights and moments are kept."""
 STATES = 1 + 2
 """A checkpoint holds weights and AdamW's two moments."""
-KEPT = 2
-"""Checkpoints that are kept at once: the newest and the best."""
+KEPT = 4
+"""Checkpoints that are there at once while one is saved: that one, the newest before it, the one to go back to, and the best."""
 GATED = ("llama", "mistral", "qwen2", "qwen3")
 """Architectures whose matrices follow from their configuration."""
 TARGETS = 2
@@ -42,7 +42,10 @@ class Estimate:
     flops: float | None
     """Of training and of evaluating on the way; None where the base or its rows are not here to be counted."""
     disk: int | None
-    """Bytes of checkpoints and of what stays: bundles, and weights of references that are kept."""
+    """Bytes of checkpoints and of what stays: bundles, and weights of references that are kept.
+
+    Checkpoints that a scheduler keeps for later stages (`StageScheduler.keep`) come on top: how many there are shows as it trains.
+    """
     pace: Pace | None
     """None where no run here has shown it for this model."""
 
@@ -59,7 +62,16 @@ class Estimate:
                 told.append("how long that takes is unknown: no run here has measured this model")
             else:
                 told.append(f"about {span(self.seconds)} at the {flop(self.pace.flops_per_second)}FLOP/s of run {self.pace.run}")
-        return "; ".join([*told, *([] if self.disk is None else [f"about {size(self.disk)} on the disk"])])
+        return "; ".join(
+            [
+                *told,
+                *(
+                    []
+                    if self.disk is None
+                    else [f"about {size(self.disk)} on the disk, without checkpoints that a scheduler keeps for later stages"]
+                ),
+            ]
+        )
 
     def as_json(self) -> dict[str, Any]:
         pace = {"flops_per_second": self.pace.flops_per_second, "measured_by": self.pace.run} if self.pace else None
@@ -153,8 +165,8 @@ def _flops(resolved: Resolved, previews: Mapping[str, Preview], size: ModelSize,
     for profile in resolved.profiles:
         stage = alone.next_stage([profile], [], registry.sampler)
         if stage is not None:
-            draws = resolved.ahead.get(events.reference_work(profile.name), 0) * stage.examples_per_step
-            total += _trained({profile.name: 1.0}, draws, stage, [profile], previews, size)
+            steps = sum(resolved.ahead.get(events.reference_work(profile.name, told_seed(seed, config)), 0) for seed in config.seeds)
+            total += _trained({profile.name: 1.0}, steps * stage.examples_per_step, stage, [profile], previews, size)
     for group in resolved.groups:
         stages = resolved.stages[group.name]
         steps = sum(resolved.ahead.get(group_work(resolved.name, group, seed, config), 0) for seed in config.seeds)

@@ -167,6 +167,8 @@ class ReferenceReady:
     resource: str
     is_at_chance: bool
     source: Literal["measured", "reused"]
+    seed: int | None = None
+    """None where the run has one alone: as in the name of the work."""
 
 
 @dataclass(frozen=True)
@@ -206,9 +208,9 @@ Event = (
 )
 
 
-def reference_work(task: str) -> str:
-    """What measuring a task alone is called as a work."""
-    return f"reference {task}"
+def reference_work(task: str, seed: int | None = None) -> str:
+    """What measuring a task alone is called as a work, by its seed too where the run has several."""
+    return f"reference {task}" + ("" if seed is None else f" seed {seed}")
 
 
 def is_reference(work: str) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mtcore.config import Distribution
 from mtcore.contracts import Judged, Method, Predictor, Stages, Workspace
-from mtcore.evaluation.evaluate import Ask, AskingFailed, Exam, evaluate
+from mtcore.evaluation.evaluate import Ask, AskingFailed, Exam, evaluate, is_out_of_memory
 from mtcore.events import Event
 from mtcore.interrupts import Stop
 from mtcore.preparation import PreparedTask
@@ -108,15 +108,16 @@ def shared(rows: Sequence[Prepared], ask: Ask) -> list[Answer]:
     if processes == 1:
         return ask(rows)
     mine: list[Answer] = []
-    reason = ""
+    reason, is_full = "", False
     try:
         mine = ask(rows[rank::processes]) if rank < len(rows) else []
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-    parts = gathered((mine, reason))
-    for _, said in parts:
+        reason, is_full = f"{type(error).__name__}: {error}", is_out_of_memory(error)
+    parts = gathered((mine, reason, is_full))
+    # memory first: it ends the run, and all processes must go the same way
+    for _, said, was_full in sorted(parts, key=lambda part: not part[2]):
         if said:
-            raise AskingFailed(said)
+            raise AskingFailed(said, is_out_of_memory=was_full)
     return [parts[index % processes][0][index // processes] for index in range(len(rows))]
 
 

@@ -29,6 +29,15 @@ class Stop:
             self._depth -= 1
 
     @contextmanager
+    def whole(self) -> Iterator[None]:
+        """A short stretch that must not be torn: a signal that falls into it raises at its end, unless something around it defers."""
+        was_requested = self.requested is not None
+        with self.deferred():
+            yield
+        if self._depth == 0 and not was_requested:
+            self.obey()
+
+    @contextmanager
     def immediate(self) -> Iterator[None]:
         """Within `deferred`, a stretch that may be torn: here too a signal raises where it falls, and one that waits raises now."""
         self.obey()

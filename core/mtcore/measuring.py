@@ -5,17 +5,17 @@ import json
 import os
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mtcore.config import RunConfig, is_task_file
 from mtcore.errors import RunError
-from mtcore.events import reference_work
 from mtcore.fitting import Fitting
 from mtcore.interrupts import Stop
 from mtcore.modeling.load import find_base
 from mtcore.plugins import load_plugins
-from mtcore.preparation import Emit, Preparer
+from mtcore.preparation import Emit, Preparer, told_seed
 from mtcore.references import Measurement, Reference, ReferenceStore
 from mtcore.registry import LOCAL, Registry
 from mtcore.types import Frozen, Job, LauncherUse
@@ -27,6 +27,7 @@ class Order(Frozen):
 
     config: RunConfig
     recipe: dict[str, Any]
+    told_seed: int | None
     plugins: str | None
     """MTCORE_PLUGINS of the run that asks."""
 
@@ -56,6 +57,7 @@ def measurements(prepared: Prepared, registry: Registry) -> dict[tuple[str, int]
             prepared.base,
             seed,
             config.keep_reference_weights,
+            told_seed(seed, config),
         )
         for seed in config.seeds
         for p in prepared.profiles
@@ -75,6 +77,7 @@ def measure_job(data: Mapping[str, Any], emit: Emit, stop: Stop) -> dict[str, An
     resolved = Preparer(registry, lambda event: None).resolve("", config)
     prepared = Prepared(**vars(resolved), base=find_base(config.model, Path(config.out) / "bases"))
     (wanted,) = measurements(prepared, registry).values()
+    wanted = replace(wanted, told_seed=order.told_seed)
     _require_planned(order.recipe, wanted)
     reference = ReferenceStore(Path(config.out) / "references", registry, Fitting(emit, stop=stop, distribution=config.distribution)).get(
         wanted
@@ -99,14 +102,14 @@ def order(config: RunConfig, wanted: Measurement) -> Order:
             "observers": (),
         }
     )
-    return Order(config=alone, recipe=_plain(wanted.recipe), plugins=os.environ.get("MTCORE_PLUGINS"))
+    return Order(config=alone, recipe=_plain(wanted.recipe), told_seed=wanted.told_seed, plugins=os.environ.get("MTCORE_PLUGINS"))
 
 
 def _launch(missing: list[Measurement], config: RunConfig, store: ReferenceStore) -> dict[str, Reference]:
     """What the run's launcher has measured of the references that are missing, by key."""
     if not missing:
         return {}
-    jobs = {_name(m, config): m for m in missing}
+    jobs = {m.work: m for m in missing}
     store.folder.mkdir(parents=True, exist_ok=True)
     results = store.registry.launcher(config.launcher).run(
         [Job(name=name, call="mtcore.measuring:measure_job", data=order(config, m).model_dump(mode="json")) for name, m in jobs.items()],
@@ -120,10 +123,6 @@ def _launch(missing: list[Measurement], config: RunConfig, store: ReferenceStore
                 f"{name} was measured, but what it left is not in {store.folder.absolute()}: `out` must be on a file system that every process shares"
             )
     return measured
-
-
-def _name(wanted: Measurement, config: RunConfig) -> str:
-    return reference_work(wanted.name) + (f" seed {wanted.seed}" if len(config.seeds) > 1 else "")
 
 
 def _require_visible(config: RunConfig) -> None:

@@ -142,6 +142,9 @@ def _fit_group(
         if result.fingerprint == fingerprint:
             return result
         fitting.emit(events.Warned(group.name, "rows, references or settings changed since its model was trained: it is trained anew"))
+    work = place / f"work-{fingerprint[:12]}"
+    if any(begun != work for begun in place.glob("work-*")):
+        fitting.emit(events.Warned(group.name, "rows, references or settings changed since its training was begun: it begins anew"))
     tasks = {name: prepared.tasks[name] for name in group.tasks}
     stream = StageStream(
         prepared.scheduler,
@@ -158,7 +161,7 @@ def _fit_group(
         tasks=tasks,
         base=prepared.base,
         seed=seed,
-        folder=place / f"work-{fingerprint[:12]}",
+        folder=work,
         bundle=place / (runfolder.BUNDLE if prepared.update is None else runfolder.CANDIDATE),
         work=group_work(prepared.name, group, seed, prepared.config),
         fingerprint=fingerprint,
@@ -171,8 +174,8 @@ def _fit_group(
         compiled = stream.replay(fitted.done, fitted.ledger)
         write_json(place / "plan.json", [c.plan.as_json() for c in compiled if c.plan])
         write_text(place / "result.json", result.model_dump_json(indent=1))
-        for work in place.glob("work-*"):
-            shutil.rmtree(work, ignore_errors=True)
+        for begun in place.glob("work-*"):
+            shutil.rmtree(begun, ignore_errors=True)
     return result
 
 

@@ -148,7 +148,10 @@ class Preparer:
         warnings += update.warnings if update else ()
         warnings += self.registry.missed(config.tasks)
         stages = {g.name: self._stages(g, known, tasks, alone if scheduler.alone else scheduler, method, config) for g in groups}
-        ahead = {events.reference_work(p.name): self._reference_steps(p, tasks, alone, config, warnings) * len(config.seeds) for p in known}
+        ahead: dict[str, int] = {}
+        for p in known:
+            works = (events.reference_work(p.name, told_seed(seed, config)) for seed in config.seeds)
+            ahead |= dict.fromkeys(works, self._reference_steps(p, tasks, alone, config, warnings))
         for group in groups if method.uses_stages and not scheduler.alone else ():
             ahead |= {
                 group_work(name, group, seed, config): self._most_steps(group, known, tasks, scheduler, config) for seed in config.seeds
@@ -230,6 +233,11 @@ class Preparer:
                 self.emit(events.Warned(entry.name, warning))
             self._read[key] = prepared
         return self._read[key]
+
+
+def told_seed(seed: int, config: RunConfig) -> int | None:
+    """A seed as names tell it: where the run has several."""
+    return seed if len(config.seeds) > 1 else None
 
 
 def group_work(variant: str, group: Group, seed: int, config: RunConfig) -> str:

@@ -69,6 +69,12 @@ class Measurement:
     base: Base
     seed: int
     keep_weights: bool
+    told_seed: int | None
+    """The seed where the run that asks has several: names then tell it."""
+
+    @property
+    def work(self) -> str:
+        return events.reference_work(self.name, self.told_seed)
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -114,7 +120,7 @@ class ReferenceStore:
         with locked(folder, wanted=self.fitting.is_main, on_wait=(lambda: self._tell_waiting(wanted.name)) if is_one else None):
             self.fitting.wait()
             if (known := self.find(wanted)) is not None:
-                self._ready(known, "reused")
+                self._ready(wanted, known, "reused")
                 return known
             reference = self._measure(wanted, folder)
             self.fitting.wait()
@@ -124,7 +130,7 @@ class ReferenceStore:
                 shutil.rmtree(folder / "work", ignore_errors=True)
                 if not wanted.keep_weights:
                     shutil.rmtree(folder / "bundle", ignore_errors=True)
-            self._ready(reference, "measured")
+            self._ready(wanted, reference, "measured")
             return reference
 
     def _measure(self, wanted: Measurement, folder: Path) -> Reference:
@@ -145,7 +151,7 @@ class ReferenceStore:
             seed=wanted.seed,
             folder=folder / "work",
             bundle=folder / "bundle",
-            work=events.reference_work(name),
+            work=wanted.work,
             fingerprint=wanted.key,
         )
         self.fitting.wait()
@@ -183,10 +189,16 @@ class ReferenceStore:
     def _tell_waiting(self, name: str) -> None:
         self.fitting.emit(events.Warned(name, "another run is measuring its reference; waiting for that one"))
 
-    def _ready(self, reference: Reference, source: Any) -> None:
+    def _ready(self, wanted: Measurement, reference: Reference, source: Any) -> None:
         self.fitting.emit(
             events.ReferenceReady(
-                reference.task, reference.score, reference.saturation_epoch, reference.resource, reference.is_at_chance, source
+                reference.task,
+                reference.score,
+                reference.saturation_epoch,
+                reference.resource,
+                reference.is_at_chance,
+                source,
+                wanted.told_seed,
             )
         )
 

@@ -13,7 +13,7 @@ from tempfile import TemporaryFile
 from typing import IO, Any, cast
 
 from mtcore.errors import Interrupted, MtcoreError, RunError
-from mtcore.interrupts import listening
+from mtcore.interrupts import Stop, listening
 from mtcore.types import Job
 from mtcore.wire import event_to_json
 
@@ -82,12 +82,16 @@ class Worker:
         raise WorkerDied(f"{self.job.name}: killed by {signal.Signals(-code).name}{hint}. It said last: {said}")
 
     def _listen(self, tell: "Callable[[Worker, Message | None], None]") -> None:
-        with cast(IO[bytes], self._process.stdout) as lines:
-            for line in lines:
-                self._last = json.loads(line)
-                if "event" in self._last:
-                    tell(self, self._last)
-        tell(self, None)
+        try:
+            with cast(IO[bytes], self._process.stdout) as lines:
+                for line in lines:
+                    if not line.endswith(b"\n"):  # it died in the middle of saying this
+                        break
+                    self._last = json.loads(line)
+                    if "event" in self._last:
+                        tell(self, self._last)
+        finally:  # whatever came: somebody waits for this
+            tell(self, None)
 
 
 def require_done(failures: Sequence[Exception], jobs: int) -> None:
@@ -103,23 +107,25 @@ def main() -> None:
     """Do the job that stands on stdin; events and the result go to stdout, all else to stderr."""
     out = os.dup(1)
     os.dup2(2, 1)  # what anything prints must not end up between our lines
-
-    def tell(message: Message) -> None:
-        line = json.dumps(message).encode() + b"\n"
-        with suppress(BrokenPipeError):  # nobody listens any more: the signal to end is on its way
-            while line:
-                line = line[os.write(out, line) :]
-
     job = Job.model_validate_json(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         with listening() as stop:
-            tell({"result": pkgutil.resolve_name(job.call)(job.data, lambda event: tell(event_to_json(event)), stop)})
+            result = pkgutil.resolve_name(job.call)(job.data, lambda event: _say(event_to_json(event), out, stop), stop)
+            _say({"result": result}, out, stop)
     except Interrupted as interrupted:
         sys.exit(interrupted.exit_code)
     except MtcoreError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _say(message: Message, out: int, stop: Stop) -> None:
+    """Write a message as one line, which no signal tears."""
+    line = memoryview(json.dumps(message).encode() + b"\n")
+    with stop.whole(), suppress(BrokenPipeError):  # nobody listens any more: the signal to end is on its way
+        while line:
+            line = line[os.write(out, line) :]
 
 
 def _end_with_parent() -> None:

@@ -48,8 +48,13 @@ def train(run: Path | None, settings: Sequence[str], chosen: Sequence[str], rest
     observers = [registry.observer(use) for use in first.observers] if is_main else []
 
     def emit(event: Event) -> None:
-        for observer in observers:
-            observer.on_event(event, folder)
+        for observer in list(observers):
+            try:
+                observer.on_event(event, folder)
+            except Exception as error:  # who only looks on must not end what others wait for
+                observers.remove(observer)
+                what = f"{type(error).__name__}: {error}"
+                click.echo(f"warning: observer {observer.name!r} is told nothing more, because it raised {what}", err=True)
 
     with listening() as stop:
         fitting = Fitting(emit, is_main, stop, first.distribution)

@@ -233,8 +233,17 @@ def micro_batches(samples: Sequence[Sample], batch_tokens: int) -> list[MicroBat
 
     Samples that share a document stand in one tree; a tree that does not fit is split into several, and each repeats the document.
     """
+    return [_lay_out(samples, trees) for trees in _bins(samples, batch_tokens)]
+
+
+def count_batches(samples: Sequence[Sample], batch_tokens: int) -> int:
+    """How many batches `micro_batches` would lay out."""
+    return len(_bins(samples, batch_tokens))
+
+
+def _bins(samples: Sequence[Sample], batch_tokens: int) -> list[list["_Tree"]]:
     trees = [tree for family in _families(samples) for tree in _trees(samples, family, batch_tokens)]
-    return [_lay_out(samples, [trees[i] for i in members]) for members in pack([tree.block.tokens for tree in trees], batch_tokens)]
+    return [[trees[i] for i in members] for members in pack([tree.block.tokens for tree in trees], batch_tokens)]
 
 
 def _trees(samples: Sequence[Sample], family: Sequence[int], batch_tokens: int) -> Iterable[_Tree]:

@@ -1,5 +1,6 @@
 """Turn what a scheduler decides into compiled stages: tasks, mixture, plan; a stream that needs no torch."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -171,6 +172,12 @@ class StageStream:
         if sorted(shares) != sorted(stage.tasks or ()) or not (abs(sum(shares.values()) - 1) <= 1e-9 and min(shares.values()) >= 0):
             raise ConfigError(
                 f"sampler {stage.sampler.use!r} must give each of {list(stage.tasks or ())} a share of at least 0, together 1; it gave {shares}"
+            )
+        wrong = {n: w for n, w in mixture.loss_weights.items() if n not in shares or not (math.isfinite(w) and w > 0)}
+        if wrong:
+            raise ConfigError(
+                f"sampler {stage.sampler.use!r} must give loss weights that are finite and above 0, to none but {list(stage.tasks or ())}; it gave "
+                f"{wrong}. A task that is not to be trained gets share 0"
             )
         return mixture
 

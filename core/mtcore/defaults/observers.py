@@ -209,10 +209,11 @@ class Progress(Observer):
         self._say("\n".join(textwrap.wrap(line, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)))
 
     def _reference(self, event: events.ReferenceReady) -> None:
-        self._end(events.reference_work(event.task))
+        work = events.reference_work(event.task, event.seed)
+        self._end(work)
         chance = ", at chance" if event.is_at_chance else ""
         epoch = "" if event.saturation_epoch is None else f", saturates in epoch {event.saturation_epoch}, {event.resource}-resource"
-        self._say(f"  reference {event.task}: {event.score:.4f}{epoch}{chance} ({event.source})")
+        self._say(f"  {work}: {event.score:.4f}{epoch}{chance} ({event.source})")
 
     def _say(self, text: str, *, is_over: bool = True) -> None:
         """Say a line; one that is not over is written over by the next."""

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ from transformers import PreTrainedModel
 from mtcore import events
 from mtcore.bundle import BundleManifest, bundled, write_bundle
 from mtcore.contracts import Stages, Workspace
-from mtcore.data.packing import MicroBatch, Sample, deal, micro_batches
+from mtcore.data.packing import MicroBatch, Sample, count_batches, deal, micro_batches
 from mtcore.data.stages import CompiledStage
 from mtcore.data.text import Encoded, TextEncoder, render, text_pair
 from mtcore.errors import ConfigError
@@ -20,6 +22,7 @@ from mtcore.inference.predictor import TextPredictor, served_task
 from mtcore.modeling.flops import ModelSize
 from mtcore.modeling.load import load_model
 from mtcore.modeling.lora import add_lora
+from mtcore.training.distributed import agree
 from mtcore.training.flops import peak
 from mtcore.training.loop import StepBatch
 from mtcore.training.state import Trainee
@@ -64,6 +67,15 @@ def fit(method: "Text2Text", group: Group, stages: Stages, workspace: Workspace,
     renders = {n: t.render for n, t in tasks.items() if t.render}
     asked = predictor(trainee.model, encoder, {n: t.spec for n, t in tasks.items()}, renders, config, trainee.size)
 
+    @cache
+    def validation() -> dict[str, tuple[list[MicroBatch], int]]:
+        """Of each task, its validation rows as batches, and how many they are."""
+        rows = {name: encode_rows(task, task.validation, encoder, config) for name, task in tasks.items()}
+        return {
+            name: (micro_batches([_sample(e, number) for number, e in enumerate(own)], config.batch_tokens), len(own))
+            for name, own in rows.items()
+        }
+
     walk = Walk(
         trainee,
         workspace,
@@ -72,7 +84,7 @@ def fit(method: "Text2Text", group: Group, stages: Stages, workspace: Workspace,
         Pace(config.warm_up, config.decay, config.batch_tokens, config.save_minutes),
         batches=lambda compiled: step_batches(compiled, encoded, rank=accelerator.process_index, processes=accelerator.num_processes),
         ask=lambda: trainee.asking(lambda: workspace.evaluate(asked)),
-        validation_losses=lambda: validation_losses(trainee, tasks, encoder, config),
+        validation_losses=lambda: validation_losses(trainee, validation()),
         peak=peak(accelerator.device, config.precision, trainee.size),
     )
     progress = walk.to_the_end()
@@ -122,8 +134,9 @@ def step_batches(
         weights = np.array([loss_weights.get(names[task], 1.0) for task in window.task])
         weights /= weights.sum()
         samples = [_sample(encoded[names[t]][r], number) for number, (t, r) in enumerate(zip(window.task, window.row, strict=True))]
-        parts = [_packed(samples, hand, batch_tokens) for hand in deal(samples, processes)]
-        (own, mine), most = parts[rank], max(len(part) for part, _ in parts)
+        hands = deal(samples, processes)
+        mine, most = hands[rank], max(count_batches([samples[i] for i in hand], batch_tokens) for hand in hands)
+        own = micro_batches([replace(samples[i], example=number) for number, i in enumerate(mine)], batch_tokens) if mine else []
         tasks, shares = [int(window.task[i]) for i in mine], weights[mine].tolist()
         if len(own) < most:
             # all processes must go through the model equally often: one that has less to do repeats the shortest example with weight 0
@@ -139,20 +152,9 @@ def _sample(encoded: Encoded, example: int) -> Sample:
     return Sample(np.concatenate([encoded.prompt, encoded.answer]), len(encoded.prompt), example, encoded.document)
 
 
-def _packed(samples: Sequence[Sample], hand: Sequence[int], batch_tokens: int) -> tuple[list[MicroBatch], list[int]]:
-    """The micro-batches of one process, its examples numbered from 0, and which of the step's they are."""
-    own = [Sample(samples[i].ids, samples[i].target_start, number, samples[i].document) for number, i in enumerate(hand)]
-    return (micro_batches(own, batch_tokens) if own else []), list(hand)
-
-
-def validation_losses(trainee: Trainee, tasks: Mapping[str, TaskData], encoder: TextEncoder, config: "Text2TextConfig") -> dict[str, float]:
-    """Mean over a task's validation rows of each row's mean token loss, with the model as it stands."""
-    losses = {}
-    for name, task in tasks.items():
-        rows = encode_rows(task, task.validation, encoder, config)
-        batches = micro_batches([_sample(row, number) for number, row in enumerate(rows)], config.batch_tokens)
-        losses[name] = float(trainee.losses(batches, len(rows)).mean())
-    return losses
+def validation_losses(trainee: Trainee, batches: Mapping[str, tuple[list[MicroBatch], int]]) -> dict[str, float]:
+    """Mean over a task's validation rows of each row's mean token loss, with the model as it stands; the first process's, on all of them."""
+    return agree({name: float(trainee.losses(own, rows).mean()) for name, (own, rows) in batches.items()})
 
 
 def _tell_cuts(encoded: Mapping[str, Sequence[Encoded]], encoder: TextEncoder, workspace: Workspace) -> None:

@@ -41,7 +41,7 @@ class Trackers(Observer):
         _require_packages(self.config.to)
         self._run = ""
         self._fingerprints: dict[str, str] = {}
-        self._references: defaultdict[str, list[float]] = defaultdict(list)
+        self._references: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
         self._peaks: dict[str, float] = {}
         self._open: dict[tuple[Service, str], Any] = {}
         self._waiting: defaultdict[Service, list[tuple[str, Mapping[str, float] | None, int, Path]]] = defaultdict(list)
@@ -89,7 +89,7 @@ class Trackers(Observer):
         self._log(self._stage(event.work, found.stage), values, found.step, folder)
 
     def _reference(self, event: events.ReferenceReady, folder: Path) -> None:
-        self._references[event.task].append(event.score)
+        self._references[event.task].append((event.seed or 0, event.score))
 
     def _judged(self, event: events.VariantJudged, folder: Path) -> None:
         seeds = _by_seed(self._references) or [{}]
@@ -101,7 +101,7 @@ class Trackers(Observer):
         self._references.clear()
 
     def _stage(self, work: str, stage: str) -> str:
-        """The name of a stage's curve. Works of one name (a reference under another seed or recipe) are told apart by their fingerprint."""
+        """The name of a stage's curve. Works of one name (a reference under another recipe) are told apart by their fingerprint."""
         mark = self._fingerprints.get(work, "")[:6]
         return f"{work}/{stage}{' ' if mark else ''}{mark}"
 
@@ -185,7 +185,7 @@ def _require_packages(services: tuple[Service, ...]) -> None:
         )
 
 
-def _by_seed(references: Mapping[str, list[float]]) -> list[dict[str, float]]:
-    """References of all tasks, seed by seed: of each task they come in the order of seeds."""
-    seeds = max(map(len, references.values()), default=0)
-    return [{f"reference/{task}": scores[n] for task, scores in references.items() if n < len(scores)} for n in range(seeds)]
+def _by_seed(references: Mapping[str, list[tuple[int, float]]]) -> list[dict[str, float]]:
+    """References of all tasks, seed by seed, in whatever order they became ready."""
+    seeds = sorted({seed for pairs in references.values() for seed, _ in pairs})
+    return [{f"reference/{task}": dict(pairs)[seed] for task, pairs in references.items() if seed in dict(pairs)} for seed in seeds]

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 
 from mtcore.contracts import Array, Judged, Metric, Predictor
+from mtcore.errors import RunError
 from mtcore.evaluation.qualify import reaches
 from mtcore.types import Answer, Example, Prediction, Prepared, Request, TaskSpec
 
@@ -30,6 +31,25 @@ Ask = Callable[[Sequence[Prepared]], list[Answer]]
 class AskingFailed(Exception):
     """A process that was asked part of the rows failed; the text is that process's own."""
 
+    def __init__(self, text: str, *, is_out_of_memory: bool = False) -> None:
+        super().__init__(text)
+        self.is_out_of_memory = is_out_of_memory
+
+
+class OutOfMemory(RunError):
+    """The device had no room for the rows of a task: nothing is known of the task, and no score may stand for it."""
+
+    def __init__(self, task: str, error: str) -> None:
+        super().__init__(
+            f"out of memory while {task} was evaluated. Lower method.batch_tokens, which changes no result, or method.max_length; the same command "
+            f"goes on from the last checkpoint ({error})"
+        )
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether it is torch's; torch itself need not be here."""
+    return any((c.__module__, c.__name__) == ("torch", "OutOfMemoryError") for c in type(error).__mro__)
+
 
 def evaluate(
     predictor: Predictor,
@@ -38,7 +58,8 @@ def evaluate(
 ) -> Judged:
     """Answer and score all rows. A task whose row, parser or metric raises, or whose score is no number, is failed with the reason.
 
-    `together` may have others ask part of a task's rows; it returns the answers to all of them, or raises AskingFailed.
+    `together` may have others ask part of a task's rows; it returns the answers to all of them, or raises AskingFailed. Where memory runs out
+    on a device, OutOfMemory is raised.
     """
     started = time.perf_counter()
     scores: dict[str, float] = {}
@@ -53,6 +74,8 @@ def evaluate(
             flops += sum(p.flops for p in prepared)
             scores[name] = score(exam, answers[name])
         except Exception as error:
+            if is_out_of_memory(error) or (isinstance(error, AskingFailed) and error.is_out_of_memory):
+                raise OutOfMemory(name, str(error)) from error
             failures[name] = str(error) if isinstance(error, AskingFailed) else f"{type(error).__name__}: {error}"
             answers.pop(name, None)
     bars = {name: exam.bar for name, exam in exams.items() if exam.bar is not None}

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.util import find_spec
 from inspect import signature
 from typing import Any, Literal, cast
@@ -50,19 +50,26 @@ class Blocks:
     """The blocks of one packed sequence, with what a kernel needs of them on its device."""
 
     blocks: tuple[AttentionBlock, ...]
-    masks: tuple[tuple[torch.Tensor, ...], ...]
-    """Of every block the mask of each group, bool [Q, K]."""
-    runs: Runs
+    device: torch.device
     longest: int
     """Tokens of the longest example."""
 
+    @cached_property
+    def masks(self) -> tuple[tuple[torch.Tensor, ...], ...]:
+        """Of every block the mask of each group, bool [Q, K]: what slices need."""
+        return tuple(
+            tuple(torch.from_numpy(block.visible(group)).to(self.device, non_blocking=True) for group in range(len(block.groups)))
+            for block in self.blocks
+        )
+
+    @cached_property
+    def runs(self) -> Runs:
+        """What kernels for variable lengths need."""
+        return runs(self.blocks, self.device)
+
 
 def on_device(blocks: tuple[AttentionBlock, ...], device: torch.device) -> Blocks:
-    masks = tuple(
-        tuple(torch.from_numpy(block.visible(group)).to(device, non_blocking=True) for group in range(len(block.groups)))
-        for block in blocks
-    )
-    return Blocks(blocks, masks, runs(blocks, device), max(block.document + max(block.suffixes, default=0) for block in blocks))
+    return Blocks(blocks, device, max(block.document + max(block.suffixes, default=0) for block in blocks))
 
 
 def runs(blocks: Sequence[AttentionBlock], device: torch.device) -> Runs:

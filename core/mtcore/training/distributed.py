@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, DeepSpeedPlugin, FullyShardedDataParallelPlugin, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
@@ -29,6 +30,8 @@ def make_accelerator(precision: str = "fp32", distribution: Distribution | None 
     """
     distribution = distribution or Distribution()
     _refuse_what_cannot_be(precision, distribution)
+    wanted = {"ddp": REPLICATED, "fsdp": (DistributedType.FSDP,)}.get(distribution.engine, (DistributedType.DEEPSPEED,))
+    _forget_engine_not_in(wanted)
     state = process_state()  # before the engine's plugins: accelerate would look for GPUs
     is_bf16 = precision == "bf16"
     try:
@@ -44,7 +47,6 @@ def make_accelerator(precision: str = "fp32", distribution: Distribution | None 
         raise RunError(
             f"one process cannot train in two precisions: {error}. Put variants of another precision into a run file of their own."
         ) from None
-    wanted = {"ddp": REPLICATED, "fsdp": (DistributedType.FSDP,)}.get(distribution.engine, (DistributedType.DEEPSPEED,))
     if accelerator.num_processes != _launched() or accelerator.distributed_type not in wanted:
         raise RunError(
             f"{_launched()} processes were launched for engine {distribution.engine!r}, and accelerate made {state.num_processes} of them, of type "
@@ -106,12 +108,13 @@ def release(accelerator: Accelerator) -> None:
 
 
 def exchanging(accelerator: Accelerator, model: nn.Module, is_last: bool) -> AbstractContextManager[None]:
-    """Around forward and backward of a micro-batch: gradients are exchanged between processes with the last one of a step only.
+    """Around forward and backward of a micro-batch: where every process keeps whole gradients they are exchanged with the last one of a step only.
 
-    DeepSpeed is told by `backward` instead; ZeRO-2 and ZeRO-3 exchange with every micro-batch, since none of them keeps whole gradients.
+    FSDP, ZeRO-2 and ZeRO-3 exchange with every micro-batch, so that a process only ever keeps its shard of what has been summed; DeepSpeed is
+    told by `backward`.
     """
-    is_deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
-    return nullcontext() if is_last or is_deepspeed else accelerator.no_sync(model)
+    exchanges_once = accelerator.distributed_type in REPLICATED
+    return accelerator.no_sync(model) if exchanges_once and not is_last else nullcontext()
 
 
 def can_begin_anew(accelerator: Accelerator) -> bool:
@@ -161,6 +164,14 @@ def _launched() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def _forget_engine_not_in(wanted: tuple[DistributedType, ...]) -> None:
+    """Let this process begin anew where an earlier fit of it had another engine, which accelerate keeps in its states and the environment."""
+    if AcceleratorState._shared_state and AcceleratorState().distributed_type not in wanted:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
+            os.environ.pop(name, None)
+
+
 def _refuse_what_cannot_be(precision: str, distribution: Distribution) -> None:
     if precision == "bf16" and not (torch.cuda.is_available() and torch.cuda.is_bf16_supported()):
         raise RunError('precision = "bf16" needs a GPU with bf16 units, and there is none here; use "fp32"')
@@ -194,14 +205,13 @@ def _fsdp(distribution: Distribution, *, is_bf16: bool) -> Accelerator:
     accelerator = Accelerator(mixed_precision="bf16" if is_bf16 else "no", cpu=not torch.cuda.is_available(), fsdp_plugin=plugin)
     if accelerator.distributed_type == DistributedType.MULTI_CPU:
         # accelerate enters FSDP from its GPU types alone and would train unsynchronised replicas here; what it does once entered runs
-        # on a mesh of processors as well, and `Trainee` checks that the weights are sharded
-        accelerator.state.distributed_type = DistributedType.FSDP
-        accelerator.state.fsdp_plugin = plugin
+        # on a mesh of processors as well. Every state it makes later copies the type from PartialState, where it writes it down on GPUs too
+        accelerator.state.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+    accelerator.state.fsdp_plugin = plugin  # and not that of an earlier fit
     return accelerator
 
 
 def _deepspeed(distribution: Distribution, *, is_bf16: bool) -> Accelerator:
-    from accelerate.state import AcceleratorState
     from deepspeed import comm
     from deepspeed.utils import logger
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config

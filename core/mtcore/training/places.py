@@ -10,7 +10,7 @@ from mtcore import events
 from mtcore.contracts import Stages, Workspace
 from mtcore.data.stages import CompiledStage
 from mtcore.errors import ResumeMismatch
-from mtcore.training.checkpoint import newest_checkpoint, prune
+from mtcore.training.checkpoint import is_complete, newest_checkpoint, prune
 from mtcore.training.progress import Progress
 from mtcore.training.state import Trainee
 
@@ -38,10 +38,10 @@ class Places:
     def path(self, name: str) -> Path:
         return self._workspace.folder / name
 
-    def save(self, progress: Progress, compiled: CompiledStage) -> Progress:
-        """Write a checkpoint; keep beside it the best, those that a later stage may start from, and the one this stage started from."""
+    def save(self, progress: Progress, compiled: CompiledStage, *, is_anchor: bool = False) -> Progress:
+        """Write a checkpoint, which as an anchor is one to go back to; keep beside it all that it may lead to, and what its stage started from."""
         started, workspace, name = time.monotonic(), self._workspace, self.next_name(progress)
-        progress = progress.with_({"saved": progress.saved + 1})
+        progress = progress.with_({"saved": progress.saved + 1, "anchor": name if is_anchor else progress.anchor})
         about = {
             "work": workspace.work,
             "stage": compiled.stage.name,
@@ -51,42 +51,67 @@ class Places:
         }
         self._trainee.save(workspace.folder, name, json.loads(progress.model_dump_json()), about)
         if self._trainee.accelerator.is_main_process:
-            prune(workspace.folder, PREFIX, keep={name, compiled.stage.start, *self._led_to(progress)})
+            best = {progress.best.checkpoint} if progress.best else set()
+            keep = {name, compiled.stage.start, progress.anchor, *best, *self._may_start(progress)}
+            prune(workspace.folder, PREFIX, keep=keep)
         self._trainee.accelerator.wait_for_everyone()
         self._saved_at = time.monotonic()
         workspace.emit(events.Saved(workspace.work, compiled.stage.name, progress.step, self._saved_at - started, name))
         return progress
 
-    def newest(self) -> tuple[Path, Progress] | None:
-        """The newest checkpoint that is whole, as are those that it may lead to."""
+    def go_back(self, progress: Progress) -> Progress | None:
+        """Take over the anchor, and return its progress; None where there is none yet, and the origin is the place to go back to."""
+        if not progress.anchor:
+            return None
+        self._trainee.load(self.path(progress.anchor))
+        return _read(self.path(progress.anchor))
+
+    def resumed(self) -> Progress:
+        """Take over the newest whole checkpoint where there is one; refuse one that was made from another configuration or other data."""
         workspace = self._workspace
 
         def needs(state: Mapping[str, Any]) -> set[str]:
-            return self._led_to(Progress.model_validate_json(json.dumps(state)))
+            return self._may_start(Progress.model_validate_json(json.dumps(state)))
 
-        def tell(problem: str) -> None:
-            workspace.emit(events.Warned(workspace.work, problem))
-
-        path = newest_checkpoint(workspace.folder, PREFIX, team=self._trainee.team, needs=needs, tell=tell)
-        return None if path is None else (path, Progress.model_validate_json((path / "state.json").read_text(encoding="utf-8")))
-
-    def resumed(self) -> Progress:
-        """Take over the newest checkpoint where there is one; refuse one that was made from another configuration or other data."""
-        workspace = self._workspace
-        if (newest := self.newest()) is None:
+        path = newest_checkpoint(workspace.folder, PREFIX, team=self._trainee.team, needs=needs, tell=self._warn)
+        if path is None:
             return Progress(fingerprint=workspace.fingerprint)
-        path, progress = newest
+        progress = _read(path)
         if progress.fingerprint != workspace.fingerprint:
             raise ResumeMismatch(
                 f"{workspace.folder} holds a checkpoint of another configuration or other data ({progress.fingerprint[:12]}, now "
                 f"{workspace.fingerprint[:12]}). Restore what changed, give the run file another name, or delete the folder."
             )
         if other := self._trainee.other_processes(path):
-            workspace.emit(events.Warned(workspace.work, other))
+            self._warn(other)
         self._trainee.load(path)
-        return progress
+        return self._without_lost(progress, path.name)
 
-    def _led_to(self, progress: Progress) -> set[str]:
-        """Checkpoints beside its own that this progress may lead to: the best, and those that a later stage may start from."""
-        best = {progress.best.checkpoint} if progress.best else set()
-        return best | self._stages.keep(progress.done, progress.evaluations)
+    def _without_lost(self, progress: Progress, newest: str) -> Progress:
+        """The progress with a best and an anchor that are whole: what is newest is worth more than what was best and is damaged."""
+        best = progress.best.checkpoint if progress.best else newest
+        whole = [n for n in {best, progress.anchor or newest} if n == newest or is_complete(self.path(n))] if self._is_main else []
+        whole = self._trainee.team.agree(" ".join(whole)).split()
+        if best not in whole:
+            candidates = [e.checkpoint for e in progress.everything] if self._is_main else []
+            lost = self._trainee.team.agree(" ".join(n for n in candidates if n != newest and not is_complete(self.path(n)))).split()
+            progress = progress.with_({"lost": tuple(lost)})
+            self._warn(
+                f"{best}, the best so far, is damaged: {progress.best.checkpoint if progress.best else 'what comes next'} takes its place"
+            )
+        return progress if not progress.anchor or progress.anchor in whole else progress.with_({"anchor": newest})
+
+    def _may_start(self, progress: Progress) -> set[str]:
+        """Checkpoints that a later stage may start from: without them a progress leads nowhere."""
+        return self._stages.keep(progress.done, progress.evaluations)
+
+    @property
+    def _is_main(self) -> bool:
+        return self._trainee.team.rank == 0
+
+    def _warn(self, text: str) -> None:
+        self._workspace.emit(events.Warned(self._workspace.work, text))
+
+
+def _read(checkpoint: Path) -> Progress:
+    return Progress.model_validate_json((checkpoint / "state.json").read_text(encoding="utf-8"))

@@ -27,6 +27,11 @@ class Progress(Frozen):
     losses: dict[str, tuple[float, int]] = {}
     """Of each task, the sum of its examples' losses since the sampler last asked, and how many they are."""
     guard: Guard = Guard()
+    anchor: str = ""
+    """The checkpoint to go back to: of the last evaluation, or of the stage's beginning; "" is the origin. Not one of the clock or of a signal,
+    or what happens by chance would decide which weights a fit goes on from."""
+    lost: tuple[str, ...] = ()
+    """Checkpoints of evaluations that were found damaged: none of them can be the best."""
     avoided: tuple[tuple[int, int], ...] = ()
     """Steps [first, last) of the stage at hand that are passed over, because the model went wrong in them."""
 
@@ -36,8 +41,12 @@ class Progress(Frozen):
     @property
     def best(self) -> Evaluation | None:
         """The evaluation with the most qualified tasks, then the highest average; the earliest of equals."""
-        everything = [e for d in self.done for e in d.evaluations] + list(self.evaluations)
-        return max(everything, key=lambda e: e.rank, default=None)
+        return max((e for e in self.everything if e.checkpoint not in self.lost), key=lambda e: e.rank, default=None)
+
+    @property
+    def everything(self) -> list[Evaluation]:
+        """All evaluations, in their order."""
+        return [e for d in self.done for e in d.evaluations] + list(self.evaluations)
 
     def evaluated_at(self, step: int) -> bool:
         return any(e.step == step for e in self.evaluations)

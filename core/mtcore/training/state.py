@@ -52,6 +52,7 @@ class Trainee:
     ) -> None:
         self.accelerator = accelerator
         self.clip = clip
+        asked = self._engine
         self.size = model_size(model)
         self.team = Team(accelerator.process_index, accelerator.num_processes, first_said)
         self._model = model
@@ -66,15 +67,18 @@ class Trainee:
         # all of AdamW in one pass over memory, where the engine lets it
         fused = is_offloaded(accelerator) or accelerator.distributed_type in REPLICATED
         optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, betas=betas, fused=fused)
-        if accelerator.distributed_type == DistributedType.FSDP:
+        if asked == "fsdp":
             layers = {type(module).__name__ for module in model.modules()} & set(model._no_split_modules or ())
             accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = sorted(layers)
         self._loss, self._optimizer = accelerator.prepare(Engaged(model), optimizer)
         kind = ZeroWeights if accelerator.distributed_type == DistributedType.DEEPSPEED else Weights
         self._weights = kind(model, self._optimizer, self._loss)
-        if accelerator.distributed_type == DistributedType.FSDP and not self._weights.is_sharded:
+        if self._engine != asked or (asked == "fsdp" and not self._weights.is_sharded):
+            sharded = "sharded" if self._weights.is_sharded else "not sharded"
             raise RunError(
-                "FSDP was asked for, and the weights are not sharded: the processes would train replicas that do not know each other"
+                f"engine {asked!r} was asked for, and accelerate prepared {self._engine!r} with weights that are {sharded}: the processes would "
+                "train replicas that do not know each other, or save shards that no resume can tell from whole weights. Use accelerate as "
+                "constraints.txt pins it"
             )
 
     @property
@@ -116,8 +120,9 @@ class Trainee:
         return said[0]
 
     def save(self, folder: Path, name: str, state: Mapping[str, Any], about: Mapping[str, Any] = {}) -> None:
-        """Write weights, moments, random state and `state` as the checkpoint `folder/name`; all processes call it.
+        """Write the trained weights, moments, random state and `state` as the checkpoint `folder/name`; all processes call it.
 
+        Weights that are frozen are not in it: they are those that the model was loaded with.
         Where every process has everything the first one writes it, and the others their random state.
         """
         is_writer = self.team.rank == 0 or self._weights.is_sharded

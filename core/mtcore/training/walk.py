@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -121,7 +121,7 @@ class Walk:
         self.progress = self.progress.with_({"is_begun": True, "ledger": self.progress.ledger.append(entry)})
         self._emit(events.StageStarted(self.workspace.work, stage, steps, mixture.shares))
         if self.progress.done:  # a place to go back to; the first stage has its origin
-            self.progress = self.places.save(self.progress, compiled)
+            self.progress = self.places.save(self.progress, compiled, is_anchor=True)
 
     def _decided(self, compiled: CompiledStage) -> CompiledStage:
         """The stage with its shares decided beyond the position at hand: at a border, a sampler is asked anew by what it needs."""
@@ -162,13 +162,13 @@ class Walk:
             for step in self.trainee.steps(schedule, first, last):
                 self._note(compiled, schedule, step)
                 wants_save, wants_stop = step.asked
-                if wants_stop:
-                    self._interrupt(compiled)
                 if self.progress.guard.must_go_back:
                     if self.progress.guard.must_give_up:
                         return False
                     self._go_back(compiled)
                     return True
+                if wants_stop:
+                    self._interrupt(compiled)
                 if wants_save and not step.skipped:
                     self.progress = self.places.save(self.progress, compiled)
         self.progress = self.progress.with_({"step": until})
@@ -197,6 +197,7 @@ class Walk:
         else:
             self.progress = self.progress.with_losses(losses)
         if step.halved is not None:
+            self.pace = replace(self.pace, batch_tokens=step.halved)
             self._emit(events.MicroBatchHalved(work, step.halved))
         told = events.Stepped(
             work,
@@ -215,15 +216,12 @@ class Walk:
         self._emit(told)
 
     def _go_back(self, compiled: CompiledStage) -> None:
-        """Take over the newest checkpoint and pass over all steps since: the model went wrong somewhere among them."""
+        """Take over the anchor and pass over all steps since: the model went wrong somewhere among them."""
         here = self.progress
-        if (newest := self.places.newest()) is None:
+        if (back := self.places.go_back(here)) is None:
             self.trainee.reset(self.origin)
             self.trainee.new_optimizer()
-            back = here.with_({"step": 0, "evaluations": (), "losses": {}, "saved": 0})
-        else:
-            path, back = newest
-            self.trainee.load(path)
+            back = here.with_({"step": 0, "evaluations": ()})
         reason = f"{sum(here.guard.skipped)} of the last {len(here.guard.skipped)} steps could not be taken"
         self._emit(events.RolledBack(self.workspace.work, compiled.stage.name, here.step, back.step, reason))
         self.progress = back.with_(
@@ -231,6 +229,10 @@ class Walk:
                 "cost": here.cost,
                 "evaluation_cost": here.evaluation_cost,
                 "guard": here.guard.gone_back(),
+                # borders that were decided on the way stay decided
+                "ledger": here.ledger,
+                "losses": here.losses,
+                "saved": here.saved,
                 "avoided": (*back.avoided, (back.step, here.step)),
             }
         )
@@ -271,7 +273,7 @@ class Walk:
                 "evaluation_cost": self.progress.evaluation_cost + spent,
             }
         )
-        self.progress = self.places.save(self.progress, compiled)
+        self.progress = self.places.save(self.progress, compiled, is_anchor=True)
 
     def _interrupt(self, compiled: CompiledStage) -> NoReturn:
         """Save, and end the process as the signal asks."""

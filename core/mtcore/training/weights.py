@@ -21,6 +21,7 @@ class Weights:
         self._optimizer = optimizer
         self._engine = engine
         self.is_sharded = self._is_sharded()
+        self._has_frozen = not all(p.requires_grad for p in model.parameters())
 
     def _is_sharded(self) -> bool:
         return any(isinstance(p, DTensor) for p in self._model.parameters())
@@ -52,8 +53,8 @@ class Weights:
         self._optimizer.state.clear()
 
     def share(self) -> dict[str, torch.Tensor]:
-        """What this process saves: weights by name, moments by the parameter's number in the optimizer."""
-        share = {f"model.{name}": _local(p) for name, p in self._named()}
+        """What this process saves: weights that are trained by name, moments by the parameter's number in the optimizer."""
+        share = {f"model.{name}": _local(p) for name, p in self._named() if p.requires_grad}
         for index, parameter in enumerate(self._trained()):
             for key, value in self._optimizer.state.get(parameter, {}).items():
                 share[f"optimizer.{index}.{key}"] = _local(value)
@@ -61,9 +62,10 @@ class Weights:
 
     @torch.no_grad()
     def take(self, share: Mapping[str, torch.Tensor], folder: Path) -> None:
-        """Take over what this process saved."""
+        """Take over what this process saved; what is not trained stays as it is."""
         for name, parameter in self._named():
-            _local(parameter).copy_(share[f"model.{name}"])
+            if parameter.requires_grad:
+                _local(parameter).copy_(share[f"model.{name}"])
         for index, parameter in enumerate(self._trained()):
             mine = {k.split(".", 2)[2]: v for k, v in share.items() if k.startswith(f"optimizer.{index}.")}
             counter = parameter.device if self._optimizer.param_groups[0]["fused"] else "cpu"
@@ -103,10 +105,10 @@ class ZeroWeights(Weights):
         return {}
 
     def take(self, share: Mapping[str, torch.Tensor], folder: Path) -> None:
-        self._engine.load_checkpoint(str(folder), tag=TAG)
+        self._engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=not self._has_frozen)
 
     def more(self, folder: Path) -> None:
-        self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+        self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
 
     def _gathered(self, parameter: torch.Tensor, *, writer: int | None) -> AbstractContextManager[None]:
         if not hasattr(parameter, "ds_tensor"):
