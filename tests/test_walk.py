@@ -133,12 +133,20 @@ def test_two_stages_are_walked_and_the_best_weights_are_left(whole):
 
 @pytest.mark.parametrize("every", [1, 3])
 def test_a_walk_that_is_cut_at_any_step_ends_with_the_same_bits(base_folder, tmp_path, whole, every):
-    """A signal after each `every`-th step, in training as in evaluation, until a process gets to the end."""
     trip = Trip(tmp_path / "work", base_folder)
+    walk, _, codes = cut_every(every, trip)
+    assert len(codes) > 2
+    assert set(codes) == {143}
+    assert trip.losses == whole[0].losses
+    assert same(weights(walk), whole[1])
+
+
+def cut_every(steps, trip):
+    """Signal the process after each `steps` steps until a walk gets to the end; return that walk, its progress and the exit codes of the others."""
     codes = []
     while True:
         with listening() as stop:
-            left = [every]
+            left = [steps]
 
             def count(event, left=left):
                 if isinstance(event, events.Stepped):
@@ -148,14 +156,9 @@ def test_a_walk_that_is_cut_at_any_step_ends_with_the_same_bits(base_folder, tmp
 
             walk = trip.walk(on_event=count, stop=stop)
             try:
-                walk.to_the_end()
-                break
+                return walk, walk.to_the_end(), codes
             except Interrupted as end:
                 codes.append(end.exit_code)
-    assert len(codes) > 2
-    assert set(codes) == {143}
-    assert trip.losses == whole[0].losses
-    assert same(weights(walk), whole[1])
 
 
 def test_a_walk_that_is_cut_while_it_evaluates_evaluates_again(base_folder, tmp_path, whole):
@@ -384,22 +387,7 @@ def test_a_dynamic_walk_that_is_cut_ends_with_the_same_bits(base_folder, tmp_pat
     first = unbroken.walk()
     ledger = first.to_the_end().ledger
     trip = dynamic_trip(tmp_path / "cut", base_folder)
-    while True:
-        with listening() as stop:
-            left = [every]
-
-            def count(event, left=left):
-                if isinstance(event, events.Stepped):
-                    left[0] -= 1
-                    if left[0] == 0:
-                        os.kill(os.getpid(), signal.SIGTERM)
-
-            walk = trip.walk(on_event=count, stop=stop)
-            try:
-                progress = walk.to_the_end()
-                break
-            except Interrupted:
-                pass
+    walk, progress, _ = cut_every(every, trip)
     assert trip.losses == unbroken.losses
     assert decisions(progress.ledger) == decisions(ledger)
     assert same(weights(walk), weights(first))
