@@ -162,7 +162,8 @@ def test_a_check_that_fails_itself_is_a_finding_and_the_others_go_on(config):
 def test_a_broken_plugin_is_told_with_its_owner(config):
     broken = Plugin("toys", "their-toys", "1.0", "failed", error="SyntaxError: invalid syntax")
     registry = Registry(
-        [*BOX.plugins, broken], [e for kind in ("filter", "sampler", "scheduler", "method", "launcher", "observer") for e in BOX.entries(kind)]
+        [*BOX.plugins, broken],
+        [e for kind in ("filter", "sampler", "scheduler", "method", "launcher", "observer") for e in BOX.entries(kind)],
     )
     assert "plugin 'toys' of their-toys 1.0 provides nothing: SyntaxError" in found(config, registry=registry, name="plugins")[0][1]
     ((status, text),) = found(changed(config, tasks=["toys/a"]), registry=registry, name="components")
@@ -227,11 +228,11 @@ def test_the_parameters_of_a_base_are_counted_without_loading_it(base_folder):
 def test_the_room_that_a_run_needs_is_counted_in_models(config, base_folder):
     count = parameters(find_base(str(base_folder), base_folder))
     disk, memory = found(changed(config, seeds=[1, 2], keep_reference_weights=True), name="room")
-    # a bundle and a reference for each of two seeds; two checkpoints of weights and two moments
-    assert f"needs about {size(count * 4 * (2 + 2 + 3 * 2))}" in disk[1]
+    # a bundle and a reference for each of two seeds; four checkpoints of weights and two moments
+    assert f"needs about {size(count * 4 * (2 + 2 + 3 * 4))}" in disk[1]
     assert f"take {size(count * 4 * 4)}" in memory[1]
     few_shot = found(changed(config, method={"use": "few-shot"}), name="room")
-    assert f"needs about {size(count * 4 * 3 * 2)}" in few_shot[0][1]
+    assert f"needs about {size(count * 4 * 3 * 4)}" in few_shot[0][1]
 
 
 def test_missing_rows_are_told_by_task(config, tmp_path):

@@ -1,5 +1,9 @@
 """Evaluation: every row is asked, and one task's failure is that task's alone."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -163,6 +167,32 @@ def test_a_device_without_room_on_another_process_ends_the_run_too():
 
     with pytest.raises(RunError, match=r"out of memory while a was evaluated.*OutOfMemoryError: there"):
         evaluate(Toy(a=echo), {"a": exam()}, elsewhere)
+
+
+ASK = """
+import os, sys, torch
+from mtcore.evaluation.evaluate import AskingFailed
+from mtcore.fitting import shared
+from mtcore.training.distributed import leave
+
+def ask(rows):
+    if os.environ["RANK"] == "0":
+        raise ValueError("of its own")
+    raise torch.OutOfMemoryError("no room")
+
+try:
+    shared([1, 2, 3], ask)
+except AskingFailed as failure:
+    print(failure.is_out_of_memory, failure, flush=True)
+leave()
+"""
+
+
+def test_where_one_process_has_no_room_all_of_them_are_told_so(tmp_path):
+    (tmp_path / "ask.py").write_text(ASK)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(tmp_path / "ask.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert sorted(done.stdout.splitlines()) == ["True OutOfMemoryError: no room"] * 2, done.stderr
 
 
 def test_a_task_that_the_predictor_leaves_out_is_failed():

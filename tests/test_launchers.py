@@ -306,9 +306,10 @@ def test_a_worker_that_dies_in_the_middle_of_a_line_has_not_said_it(module: Call
         processes(1).run(jobs, nobody, Stop())
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_line_that_is_no_message_leaves_nobody_waiting(module: Callable[[str], None]) -> None:
     module(DIES_SPEAKING.replace("[1, 2", "[1, 2\\n"))
-    with pytest.warns(pytest.PytestUnhandledThreadExceptionWarning), pytest.raises(RunError, match="a: killed by SIGKILL"):
+    with pytest.raises(RunError, match="a: killed by SIGKILL"):
         processes(1).run([Job(name="a", call="ours:do", data={})], nobody, Stop())
 
 

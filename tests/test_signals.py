@@ -114,7 +114,9 @@ def came_to(folder: Path) -> tuple[dict[str, float], str]:
     """Scores of the shared model and the hash of its weights."""
     report = json.loads((folder / "runs/run/report.json").read_text(encoding="utf-8"))
     weights = folder / "runs/run/seed-1/classification/bundle/model.safetensors"
-    return {task["name"]: task["score"] for group in report["groups"] for task in group["tasks"]}, hashlib.sha256(weights.read_bytes()).hexdigest()
+    return {task["name"]: task["score"] for group in report["groups"] for task in group["tasks"]}, hashlib.sha256(
+        weights.read_bytes()
+    ).hexdigest()
 
 
 @pytest.fixture(scope="module")

@@ -62,16 +62,9 @@ class Estimate:
                 told.append("how long that takes is unknown: no run here has measured this model")
             else:
                 told.append(f"about {span(self.seconds)} at the {flop(self.pace.flops_per_second)}FLOP/s of run {self.pace.run}")
-        return "; ".join(
-            [
-                *told,
-                *(
-                    []
-                    if self.disk is None
-                    else [f"about {size(self.disk)} on the disk, without checkpoints that a scheduler keeps for later stages"]
-                ),
-            ]
-        )
+        if self.disk is not None:
+            told.append(f"about {size(self.disk)} on the disk, without checkpoints that a scheduler keeps for later stages")
+        return "; ".join(told)
 
     def as_json(self) -> dict[str, Any]:
         pace = {"flops_per_second": self.pace.flops_per_second, "measured_by": self.pace.run} if self.pace else None

@@ -10,7 +10,7 @@ from mtcore.config import RunConfig
 from mtcore.doctor.finding import Finding, Subject
 from mtcore.doctor.machine import existing, memory_size
 from mtcore.errors import MissingData, ModelError, MtcoreError
-from mtcore.estimates import FLOAT, STATES, disk, parameters, size
+from mtcore.estimates import FLOAT, KEPT, STATES, disk, parameters, size
 from mtcore.modeling.load import find_base
 from mtcore.plugins import COMMANDS, discover
 from mtcore.registry import Entry, Registry
@@ -136,7 +136,7 @@ def room(subject: Subject) -> Iterator[Finding]:
         yield Finding("fine", f"{size(free)} free in {place}")
         return
     needed += disk(largest, 0)
-    text = f"{size(free)} free in {place}; the run needs about {size(needed)} (bundles, and two checkpoints at a time)"
+    text = f"{size(free)} free in {place}; the run needs about {size(needed)} (bundles, and {KEPT} checkpoints at a time)"
     yield Finding("fine", text) if free > needed else Finding("problem", text, "make room, or choose another place for `out`")
     memory, where = _memory()
     training = largest * FLOAT * (STATES + 1)

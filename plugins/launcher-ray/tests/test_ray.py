@@ -20,8 +20,13 @@ def do(data, emit, stop):
     with tries.open("a") as file:
         file.write(".")
     if len(tries.read_text()) == 1:
+        (out,) = {int(path.name) for path in pathlib.Path("/proc/self/fd").iterdir() if "pipe:" in ends(path)} - {0}
+        os.write(out, b'{"result": [1, 2')  # and dies in the middle of it
         os.kill(os.getpid(), signal.SIGKILL)
     return len(tries.read_text())
+
+def ends(path):
+    return os.readlink(path) if os.path.lexists(path) else ""
 """
 
 
