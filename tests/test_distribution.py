@@ -15,6 +15,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 from click.testing import CliRunner
 from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
 
 from mtcore import events
 from mtcore.cli.train import train as train_command
@@ -32,7 +33,7 @@ from mtcore.modeling.lora import add_lora, merged
 from mtcore.pipeline import train
 from mtcore.plugins import load_plugins
 from mtcore.testing import toy_spec
-from mtcore.training.distributed import REPLICATED, gathered, leave, make_accelerator
+from mtcore.training.distributed import REPLICATED, backward, exchanging, gathered, leave, make_accelerator
 from mtcore.training.state import Trainee
 from mtcore.types import Example, Mixture, Prediction, Prepared, SamplerUse, Stage
 
@@ -393,7 +394,7 @@ def worker(path):
 
 
 def change_engines(path):
-    """Under another engine a process begins anew; and an engine that accelerate forgets is missed."""
+    """Under another engine a process begins anew; under FSDP it keeps shards of gradients alone, and misses an engine that accelerate forgets."""
     first = next(iter(load_run(path).variants.values()))
     engine, base = first.distribution.engine, Path(first.model)
     accelerator = new_trainee(base).accelerator
@@ -402,6 +403,12 @@ def change_engines(path):
     accelerator = make_accelerator(first.method.precision, first.distribution)
     assert (accelerator.distributed_type in REPLICATED) == (engine == "ddp")
     if engine == "fsdp":
+        model = load_model(base)
+        model, _ = accelerator.prepare(model, torch.optim.AdamW(model.parameters()))
+        with exchanging(accelerator, model, is_last=False):
+            backward(accelerator, model, model(torch.arange(12, device=accelerator.device)[None]).logits.mean(), is_last=False)
+        assert all(isinstance(p.grad, DTensor) for p in model.parameters())
+        accelerator = make_accelerator(first.method.precision, first.distribution)
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_CPU
         with pytest.raises(RunError, match="'fsdp' was asked for, and accelerate prepared 'replicated' with weights that are sharded"):
             Trainee(load_model(base), accelerator, weight_decay=0.1, betas=(0.9, 0.98), clip=1.0)

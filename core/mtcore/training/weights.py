@@ -108,7 +108,12 @@ class ZeroWeights(Weights):
         self._engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=not self._has_frozen)
 
     def more(self, folder: Path) -> None:
-        self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
+        # DeepSpeed leaves a frozen weight out under its first name only, and a tied head is the second name of the embeddings
+        hook = self._engine.module.register_state_dict_post_hook(_drop_frozen)
+        try:
+            self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
+        finally:
+            hook.remove()
 
     def _gathered(self, parameter: torch.Tensor, *, writer: int | None) -> AbstractContextManager[None]:
         if not hasattr(parameter, "ds_tensor"):
@@ -117,6 +122,12 @@ class ZeroWeights(Weights):
 
         gathered: AbstractContextManager[None] = GatheredParameters([parameter], modifier_rank=writer)
         return gathered
+
+
+def _drop_frozen(module: nn.Module, state: dict[str, torch.Tensor], prefix: str, _metadata: Any) -> None:
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if not parameter.requires_grad:
+            state.pop(prefix + name, None)
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:
