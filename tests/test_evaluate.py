@@ -183,7 +183,7 @@ def ask(rows):
 try:
     shared([1, 2, 3], ask)
 except AskingFailed as failure:
-    print(failure.is_out_of_memory, failure, flush=True)
+    os.write(1, f"{failure.is_out_of_memory} {failure}\n".encode())  # at once, or two processes write into one line
 leave()
 """
 
