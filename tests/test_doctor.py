@@ -95,7 +95,7 @@ def test_packages_are_held_against_the_floors_of_our_own_metadata(config):
     assert status == "fine"
     assert re.findall(r"([\w-]+) \d", text.split(":")[1]) == [r.name for r in needed if r.marker is None]
     extras = {re.match(r"[\w-]+", text).group() for _, text in found(config, name="extras")}
-    assert {"deepspeed", "flash-attn", "peft"} <= extras
+    assert {"deepspeed", "flash-attn"} <= extras
 
 
 def test_a_package_that_is_missing_or_too_old_is_told_with_what_is_needed():

@@ -169,7 +169,7 @@ def test_a_device_without_room_on_another_process_ends_the_run_too():
         evaluate(Toy(a=echo), {"a": exam()}, elsewhere)
 
 
-ASK = """
+ASK = r"""
 import os, sys, torch
 from mtcore.evaluation.evaluate import AskingFailed
 from mtcore.fitting import shared
