@@ -110,11 +110,6 @@ class MicroBatch:
         """Pairs that attention by blocks computes beside those it needs."""
         return sum(block.masked_pairs for block in self.blocks)
 
-    @property
-    def squared_lengths(self) -> int:
-        """Twice the pairs: what a sum of squared lengths is for plain segments, and what costs are counted from."""
-        return 2 * self.attention_pairs
-
 
 def _triangle(length: int) -> int:
     return length * (length + 1) // 2
