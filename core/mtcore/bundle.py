@@ -46,6 +46,12 @@ class BundleManifest(Frozen):
     files: dict[str, str] = {}
     """SHA-256 of every other file."""
 
+    @property
+    def version(self) -> str:
+        """Names what the bundle answers with: twelve digits of a hash over all that the manifest says, but for the card."""
+        files = {name: digest for name, digest in self.files.items() if name != CARD}
+        return hashlib.sha256(self.model_copy(update={"files": files}).model_dump_json().encode()).hexdigest()[:12]
+
 
 def write_bundle(folder: Path, manifest: BundleManifest, fill: Callable[[Path], None]) -> Path:
     """Let `fill` write the files into a folder beside `folder`, hash them, write the manifest last, and put the whole in place at once."""
@@ -60,18 +66,23 @@ def write_bundle(folder: Path, manifest: BundleManifest, fill: Callable[[Path], 
 
 
 def write_card(folder: Path, text: str) -> None:
-    """Put a model card into a bundle, in the place of an earlier one; what the manifest says of every other file stays as it is.
+    """Put a model card into a bundle, in the place of an earlier one; what the manifest says of every other file stays as it is."""
+    put_text(folder, CARD, text)
 
-    While the card changes the manifest does not know it, so that a crash leaves a bundle that can be loaded.
+
+def put_text(folder: Path, name: str, text: str) -> None:
+    """Put a text file into a bundle that is already in place.
+
+    While the file changes the manifest does not know it, so that a crash leaves a bundle that can be loaded.
     """
     manifest, digest = read_bundle(folder, verify=False), hashlib.sha256(text.encode()).hexdigest()
-    if manifest.files.get(CARD) == digest and (folder / CARD).is_file() and _sha256(folder / CARD) == digest:
+    if manifest.files.get(name) == digest and (folder / name).is_file() and _sha256(folder / name) == digest:
         return
-    others = {name: known for name, known in manifest.files.items() if name != CARD}
-    if CARD in manifest.files:
+    others = {other: known for other, known in manifest.files.items() if other != name}
+    if name in manifest.files:
         write_text(folder / MANIFEST, manifest.model_copy(update={"files": others}).model_dump_json(indent=2))
-    write_text(folder / CARD, text)
-    write_text(folder / MANIFEST, manifest.model_copy(update={"files": others | {CARD: digest}}).model_dump_json(indent=2))
+    write_text(folder / name, text)
+    write_text(folder / MANIFEST, manifest.model_copy(update={"files": others | {name: digest}}).model_dump_json(indent=2))
 
 
 def read_bundle(folder: Path, *, verify: bool = True) -> BundleManifest:

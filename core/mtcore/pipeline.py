@@ -9,7 +9,7 @@ from typing import Any
 
 from mtcore import events, runfolder
 from mtcore.config import RunConfig, RunFile
-from mtcore.contracts import Method
+from mtcore.contracts import Predictor
 from mtcore.data.stages import StageStream
 from mtcore.errors import RunError
 from mtcore.evaluation.card import leave_cards
@@ -20,6 +20,7 @@ from mtcore.fitting import Fitting, renders
 from mtcore.measuring import measure
 from mtcore.modeling.load import find_base
 from mtcore.preparation import Emit, PreparedTask, Preparer, group_work
+from mtcore.probes import write_probes
 from mtcore.references import Reference, with_references
 from mtcore.registry import Registry
 from mtcore.types import Cost, Fitted, Group, TaskProfile
@@ -90,10 +91,9 @@ def fit(prepared: Prepared, measured: Measured, registry: Registry, fitting: Fit
 
 
 def ask(
-    method: Method, bundle: Path, tasks: Mapping[str, PreparedTask], fitting: Fitting, *, fingerprint: str, fitted: Fitted | None
+    predictor: Predictor, tasks: Mapping[str, PreparedTask], fitting: Fitting, *, fingerprint: str, fitted: Fitted | None
 ) -> GroupResult:
     """What a model, loaded as it would be served, answers to every row of the verdict."""
-    predictor = method.load(bundle, renders(tasks))
     judged = fitting.evaluate(predictor, {name: task.exam(task.judged_on) for name, task in tasks.items()})
     return GroupResult(
         fingerprint=fingerprint,
@@ -169,8 +169,10 @@ def _fit_group(
         update=prepared.update.live.folder if prepared.update else None,
     )
     fitting.wait()
-    result = ask(prepared.method, Path(fitted.bundle), tasks, fitting, fingerprint=fingerprint, fitted=fitted)
+    predictor = prepared.method.load(Path(fitted.bundle), renders(tasks))
+    result = ask(predictor, tasks, fitting, fingerprint=fingerprint, fitted=fitted)
     if fitting.is_main:
+        write_probes(Path(fitted.bundle), predictor)
         compiled = stream.replay(fitted.done, fitted.ledger)
         write_json(place / "plan.json", [c.plan.as_json() for c in compiled if c.plan])
         write_text(place / "result.json", result.model_dump_json(indent=1))

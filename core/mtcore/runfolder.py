@@ -2,8 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,33 @@ def judgement(folder: Path, variant: str | None = None) -> Judgement:
     place, report = judged[chosen]
     samples = place / SAMPLES
     return Judgement(str(place), report, json.loads(samples.read_text(encoding="utf-8")) if samples.is_file() else {})
+
+
+@dataclass(frozen=True)
+class Published:
+    """A group's model in a finished run."""
+
+    group: str
+    bundle: Path
+    qualified: Mapping[str, bool]
+    """Of each of its tasks, whether it reached its bar."""
+
+
+def published(folder: Path, variant: str | None = None, seed: int | None = None) -> list[Published]:
+    """The bundles that a run left, one a group. Raises RunError where the run has none, or several variants or seeds and none is chosen."""
+    report = judgement(folder, variant).report
+    seeds = report["seeds"]
+    if (seed is None and len(seeds) > 1) or (seed is not None and seed not in seeds):
+        raise RunError(f"{folder} holds models of seeds {', '.join(map(str, seeds))}; choose one with --seed")
+    found = []
+    for group in report["groups"]:
+        name = report["variant"] if is_begun(folder) else ""
+        place = model_place(folder, name, seed or seeds[0], group["name"]) / BUNDLE
+        if place.is_dir():
+            found.append(Published(group["name"], place, {task["name"]: bool(task["qualified"]) for task in group["tasks"]}))
+    if not found:
+        raise RunError(f"{folder} left no bundle: its tasks have models of their own, which `keep_reference_weights` keeps")
+    return found
 
 
 def reports(folder: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from mtcore.config import RunFile
 from mtcore.evaluation.comparison import Judgement, compare
 from mtcore.evaluation.report import VariantOutcome
 from mtcore.files import locked, put_folder, read_model, settle_folder, write_text
-from mtcore.fitting import Fitting
+from mtcore.fitting import Fitting, renders
 from mtcore.live import LiveBundle, Update, require_one_model
 from mtcore.measuring import measure, measurements
 from mtcore.preparation import Preparer
@@ -83,7 +83,8 @@ def _ask(live: LiveBundle, known: Prepared, fitting: Fitting, path: Path) -> Gro
     fingerprint = hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
     if path.is_file() and (kept := read_model(path, GroupResult)).fingerprint == fingerprint:
         return kept
-    result = pipeline.ask(known.method, live.folder, known.tasks, fitting, fingerprint=fingerprint, fitted=None)
+    predictor = known.method.load(live.folder, renders(known.tasks))
+    result = pipeline.ask(predictor, known.tasks, fitting, fingerprint=fingerprint, fitted=None)
     if fitting.is_main:
         write_text(path, result.model_dump_json(indent=1))
     return result

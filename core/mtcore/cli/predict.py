@@ -26,16 +26,12 @@ def predict(bundle: Path, task: str, top: int | None) -> None:
     from mtcore.cli.common import load_registry
     from mtcore.config import nearest
     from mtcore.errors import UnknownName
-    from mtcore.types import MethodUse
+    from mtcore.opening import open_bundle
 
-    manifest = read_bundle(bundle)
+    manifest = read_bundle(bundle, verify=False)
     if task not in manifest.tasks:
         raise UnknownName(f"task {task!r} is not in {bundle}{nearest(task, list(manifest.tasks))} It answers: {', '.join(manifest.tasks)}.")
-    registry = load_registry()
-    coded = {name: bundled.code for name, bundled in manifest.tasks.items() if bundled.code}
-    owners = {e.name: e for e in registry.entries("task") if coded.get(e.name) == f"{e.plugin.distribution} {e.plugin.version}"}
-    renders = {name: render for name, e in owners.items() if (render := registry.build_task(e, None).render)}
-    predictor = registry.method(MethodUse.model_validate({"use": manifest.method, **manifest.options})).load(bundle, renders)
+    predictor = open_bundle(bundle, load_registry()).predictor
     failed = False
     for answer in _answers(predictor, task, top):
         failed |= "error" in answer

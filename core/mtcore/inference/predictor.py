@@ -13,8 +13,9 @@ from mtcore.data.rows import text_problem
 from mtcore.data.text import Encoded, TextEncoder
 from mtcore.errors import ConfigError, UnknownName
 from mtcore.inference.generation import generate
-from mtcore.inference.scoring import Query, score_labels
-from mtcore.inference.trie import LabelTrie, build_trie, next_labels
+from mtcore.inference.multilabel import choose_labels
+from mtcore.inference.scoring import Query, score_labels, softmax
+from mtcore.inference.trie import LabelTrie, build_trie
 from mtcore.modeling.flops import ModelSize, model_size
 from mtcore.types import Answer, Piece, Prediction, Prepared, Request, TaskError, TaskSpec, TextPair
 
@@ -114,24 +115,9 @@ class TextPredictor(Predictor):
         return result
 
     def _several(self, asked: Sequence["_Asked"]) -> list[tuple["_Asked", "_Answered"]]:
-        """Multi-label: at every turn the next label in canonical order, or the end; first of all, a label or the word for none."""
         mine = [a for a in asked if self._tasks[a[1]].spec.output == "multi-label"]
-        chosen: list[dict[str, float]] = [{} for _ in mine]
-        prompts = [a[2] for a in mine]
-        open_ones = list(range(len(mine)))
-        while open_ones:
-            queries = [Query(prompts[k], next_labels(self._tasks[mine[k][1]].spec, self._encoder, list(chosen[k]))) for k in open_ones]
-            still_open = []
-            for k, query, logs_L in zip(open_ones, queries, score_labels(self._model, queries, self._batch_tokens), strict=True):
-                best = int(np.argmax(logs_L))
-                label = query.trie.labels[best]
-                if label:
-                    spec = self._tasks[mine[k][1]].spec
-                    added = self._encoder.answer_ids([spec.separator, spec.words[label]] if chosen[k] else [spec.words[label]])
-                    prompts[k] = np.concatenate([prompts[k], np.array(added, np.int32)])
-                    chosen[k][label] = float(softmax(logs_L)[best])
-                    still_open.append(k)
-            open_ones = still_open
+        specs = [self._tasks[name].spec for _, name, _ in mine]
+        chosen = choose_labels(self._model, [p for _, _, p in mine], specs, self._encoder, self._batch_tokens)
         return [(a, (tuple(labels), labels)) for a, labels in zip(mine, chosen, strict=True)]
 
     def _free(self, asked: Sequence["_Asked"]) -> list[tuple["_Asked", "_Answered"]]:
@@ -145,9 +131,3 @@ class TextPredictor(Predictor):
 
 _Asked = tuple[int, str, NDArray[np.int32]]
 _Answered = tuple[Answer, dict[str, float] | None]
-
-
-def softmax(logs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probabilities over the label set alone."""
-    weights = np.exp(logs - logs.max())
-    return np.asarray(weights / weights.sum())

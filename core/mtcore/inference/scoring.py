@@ -94,3 +94,9 @@ def _edge_log_probabilities(
         local = where[mine] - start
         edges[mine] = (logits_NV[local, wanted[mine]] - logits_NV.logsumexp(-1)[local]).double()
     return edges.cpu().numpy()
+
+
+def softmax(logs_L: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probabilities [L] over the label set alone."""
+    weights = np.exp(logs_L - logs_L.max())
+    return np.asarray(weights / weights.sum())

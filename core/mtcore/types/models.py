@@ -52,6 +52,10 @@ class Prepared:
     payload: Any
     flops: float = 0.0
     """What answering takes, as far as it is known before: less than that where an answer is generated, 0 where the method does not count."""
+    document: str = ""
+    """Names the text that is read once for all requests with the same name that are predicted together; empty where nothing is shared."""
+    document_cost: int = 0
+    """The part of `cost` that this reading is."""
 
 
 @dataclass(frozen=True)
