@@ -12,13 +12,15 @@ from mtcore.config import RunConfig, RunFile
 from mtcore.contracts import TaskAdapter
 from mtcore.defaults.samplers import ClassBalanced
 from mtcore.defaults.schedulers import MixtureStage
-from mtcore.errors import ConfigError, ModelError, ResumeMismatch
+from mtcore.errors import ConfigError, ModelError, ResumeMismatch, RunError
 from mtcore.evaluation.metrics import Accuracy
 from mtcore.fitting import Fitting
 from mtcore.pipeline import train
 from mtcore.plugins import load_plugins
+from mtcore.probes import read_probes
 from mtcore.references import Reference
 from mtcore.registry import Entry, Plugin, Registry
+from mtcore.runfolder import published
 from mtcore.types import MethodUse, Piece, TaskSpec
 
 TOYS = Plugin("toys", "toys", "1.0", "loaded")
@@ -112,7 +114,12 @@ def test_a_run_leaves_verdicts_a_report_and_a_bundle(base_folder, tmp_path):
     assert (tmp_path / "toy" / "report.md").read_text().startswith("# toy")
     assert "toys/b" in (tmp_path / "toy" / "report.html").read_text()
     assert "README.md" in read_bundle(tmp_path / "toy" / "seed-1" / "classification" / "bundle").files
-    assert (tmp_path / "toy" / "seed-1" / "classification" / "bundle" / "mtcore.json").is_file()
+    (model,) = published(tmp_path / "toy")
+    assert model.bundle == tmp_path / "toy" / "seed-1" / "classification" / "bundle"
+    assert model.qualified == {t["name"]: t["qualified"] for t in group["tasks"]}
+    assert {p.task for p in read_probes(model.bundle)} == {"toys/a", "toys/b"}
+    with pytest.raises(RunError, match="seeds 1"):
+        published(tmp_path / "toy", seed=2)
     assert json.loads((tmp_path / "toy" / "seed-1" / "classification" / "plan.json").read_text())[0]["draws"] == 48
     assert outcome.average == pytest.approx(sum(t["score"] for t in group["tasks"]) / 2)
 
