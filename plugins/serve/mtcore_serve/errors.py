@@ -59,6 +59,13 @@ class Late(Refused):
     retry_after = 1.0
 
 
+class Conflict(Refused):
+    """What is asked of a group does not go together with what is happening to it."""
+
+    code = "conflict"
+    status = 409
+
+
 class NotReady(Refused):
     """Loading, draining, or stopped by the watchdog: another worker or machine will answer."""
 

@@ -20,10 +20,17 @@ class Limits(Frozen):
     """Tokens that wait for a model; what would be more is refused."""
     queue_requests: int = Field(default=1024, gt=0)
     """Requests that wait to be encoded or answered."""
+    queue_characters: int = Field(default=1 << 25, gt=0)
+    """Characters of all requests that are not answered yet: what waiting takes of memory."""
     deadline: float = Field(default=10.0, gt=0)
-    """Seconds from arrival to answer unless a request says less (`timeout`); what cannot be answered by then is refused, early where it can be foreseen."""
+    """Seconds from arrival to answer unless a request says less (`timeout`); what cannot be answered by then is refused, early where it can be
+    foreseen."""
     hang: float = Field(default=30.0, gt=0)
     """Seconds after which a forward pass is given up."""
+    abandoned: int = Field(default=3, ge=0)
+    """Forward passes given up until the process no longer counts as sound: each leaves a thread behind that may compute for ever."""
+    encoders: int = Field(default=2, gt=0)
+    """Threads that turn a model's requests into tokens."""
     header_seconds: float = Field(default=10.0, gt=0)
     """In which a client must have sent its headers, and then its body."""
     drain_seconds: float = Field(default=30.0, gt=0)

@@ -1,0 +1,78 @@
+"""What requests will cost before they are encoded, and how long tokens take: measured on the way, so that refusing is cheap."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from mtcore.types import Prepared, Request, TaskSpec
+
+RARE = "𓀀"
+"""A sign that costs as many tokens as any."""
+LONG = 16_384
+RECENT = 0.2
+"""Weight of the newest measurement."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What one task costs: with next to no text, and at most, where longer texts are cut."""
+
+    least: int
+    most: int | None
+
+
+@dataclass
+class Pace:
+    """Of one model."""
+
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
+    shares: bool = False
+    """Whether tasks that are asked of the same text read it once."""
+    tokens_a_character: float = 1.0
+    seconds_a_token: float = 0.0
+    """0 until something was computed."""
+
+    def estimate(self, request: Request) -> int:
+        """Tokens that a request will cost, from its characters."""
+        text = characters(request) * self.tokens_a_character
+        costs = []
+        for task in request.tasks:
+            shape = self.shapes.get(task, Shape(0, None))
+            whole = shape.least + text
+            costs.append((whole if shape.most is None else min(whole, shape.most), shape.least))
+        if self.shares and costs:
+            return int(max(whole - least for whole, least in costs) + sum(least for _, least in costs)) + 1
+        return int(sum(whole for whole, _ in costs)) + 1
+
+    def encoded(self, prepared: Prepared) -> None:
+        """Learn from what a request came to cost; from one that was cut there is nothing to learn."""
+        text = characters(prepared.request)
+        if text == 0 or any(prepared.flags.values()):
+            return
+        least = sum(self.shapes.get(task, Shape(0, None)).least for task in prepared.request.tasks)
+        times = 1 if self.shares else len(prepared.request.tasks)
+        # a long text says more than a short one
+        weight = RECENT * min(1.0, text / 1000)
+        self.tokens_a_character += weight * (max(0, prepared.cost - least) / (times * text) - self.tokens_a_character)
+
+    def computed(self, tokens: int, seconds: float, budget: int) -> None:
+        """Learn from a batch; a full one says more than a small one, whose time is mostly that of the call."""
+        measured = seconds / max(1, tokens)
+        weight = RECENT * min(1.0, tokens / budget) if self.seconds_a_token else 1.0
+        self.seconds_a_token += weight * (measured - self.seconds_a_token)
+
+
+def characters(request: Request) -> int:
+    """Of all texts of a request."""
+    return sum(map(len, request.fields.values()))
+
+
+def measure(specs: Mapping[str, TaskSpec], prepare: Callable[[Request], Prepared]) -> Pace:
+    """Learn what the tasks of a model cost at least and at most, from a sign and from a text that is too long."""
+    shapes = {}
+    shares = False
+    for name, spec in specs.items():
+        short = prepare(Request(dict.fromkeys(spec.fields, "."), (name,)))
+        long = prepare(Request(dict.fromkeys(spec.fields, RARE * LONG), (name,)))
+        shapes[name] = Shape(short.cost, long.cost if long.flags.get(name) else None)
+        shares = shares or bool(short.document)
+    return Pace(shapes, shares)

@@ -1,0 +1,123 @@
+"""Nothing passes without a key, and no body that is too large or too slow."""
+
+import asyncio
+import socket
+from urllib.parse import urlsplit
+
+import pytest
+from mtcore_serve.access import KEY, Record
+from mtcore_serve.asking import Asked
+from mtcore_serve.calling import answers
+from mtcore_serve.errors import TooLarge
+from mtcore_serve.fleet import Ask
+from mtcore_serve.guard import Guard, Keys
+from mtcore_serve.limits import Limits
+from mtcore_serve.refusals import Gone, refusal
+from starlette.requests import Request
+
+ASKED = {"documents": ["hello"]}
+
+
+def test_every_route_but_health_and_ready_demands_a_key(doors, http):
+    paths = http.get(f"{doors.open}/openapi.json").json()["paths"]
+    asked = [(method.upper(), path) for path, methods in paths.items() for method in methods]
+    assert {path for _, path in asked} >= {
+        "/v1/predict",
+        "/v1/tasks/{task}:predict",
+        "/v1/chat/completions",
+        "/health",
+        "/ready",
+        "/metrics",
+    }
+    asked += [("GET", "/openapi.json"), ("GET", "/nothing"), ("PUT", "/"), ("GET", "/health/"), ("POST", "/ready")]
+    for key in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic a key of this server"}, {"Authorization": "Bearer"}):
+        statuses = {(method, path): http.request(method, doors.locked + path, headers=key).status_code for method, path in asked}
+        assert {route for route, status in statuses.items() if status != 401} == {("GET", "/health"), ("GET", "/ready")}
+
+
+@pytest.mark.parametrize("key", ["a key of this server", "another"])
+def test_any_of_the_keys_opens(doors, http, key):
+    response = http.post(f"{doors.locked}/v1/predict", json=ASKED, headers={"Authorization": f"Bearer {key}"})
+    assert response.status_code == 200
+
+
+def test_the_document_says_that_a_key_is_demanded(doors, http):
+    document = http.get(f"{doors.locked}/openapi.json", headers={"Authorization": "Bearer another"}).json()
+    assert document["paths"]["/v1/predict"]["post"]["security"] == [{"key": []}]
+    assert "security" not in document["paths"]["/health"]["get"]
+    assert "key" not in http.get(f"{doors.open}/openapi.json").json()["components"].get("securitySchemes", {})
+
+
+def test_without_keys_everything_is_admitted():
+    assert Keys([]).admit(b"")
+    assert not Keys([])
+    assert not Keys(["a"]).admit(b"")
+
+
+async def guarded(messages, headers=()):
+    """What a guarded app answers, what it was given, and how many messages were read."""
+    sent, given, read = [], [], 0
+
+    async def receive():
+        nonlocal read
+        await asyncio.sleep(0)
+        read += 1
+        return next(messages)
+
+    async def send(message):
+        sent.append(message)
+
+    async def app(scope, receive, send):
+        given.append((await receive())["body"])
+        await refusal(TooLarge("the app was reached"))(scope, receive, send)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/predict", "headers": list(headers)}
+    await Guard(app, Limits(body_bytes=10), Keys([]))(scope, receive, send)
+    return sent[0]["status"], given, read
+
+
+def test_a_body_is_read_no_further_than_its_bound():
+    def endless():
+        while True:
+            yield {"type": "http.request", "body": b"1234", "more_body": True}
+
+    assert asyncio.run(guarded(endless())) == (413, [], 3)
+    assert asyncio.run(guarded(endless(), [(b"content-length", b"11")])) == (413, [], 0)
+    whole = iter([{"type": "http.request", "body": b"12345", "more_body": i < 1} for i in range(2)])
+    assert asyncio.run(guarded(whole)) == (413, [b"1234512345"], 2)
+
+
+def test_a_client_that_leaves_early_reaches_no_route():
+    status, given, _ = asyncio.run(guarded(iter([{"type": "http.request", "more_body": True}, {"type": "http.disconnect"}])))
+    assert (status, given) == (499, [])
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(doors):
+    where = urlsplit(doors.open)
+    with socket.create_connection((where.hostname, where.port), timeout=5) as connection:
+        head = b"POST /v1/predict HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n"
+        connection.sendall(head + b'{"documents"')
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))  # until the server closes
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"too_slow" in answer
+
+
+def test_a_client_that_leaves_before_its_answer_frees_its_place():
+    withdrawn = []
+
+    class Slow:
+        async def answer(self, asked, timeout=None):
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                withdrawn.extend(asked)
+                raise
+
+    async def leave():
+        return {"type": "http.disconnect"}
+
+    request = Request({"type": "http", KEY: Record("1")}, leave)
+    asked = Asked(Ask({"text": "hello"}, ("t/a",)))
+    with pytest.raises(Gone):
+        asyncio.run(answers(request, Slow(), [asked]))
+    assert withdrawn == [asked.ask]
