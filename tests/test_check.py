@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -245,10 +246,10 @@ def test_without_a_name_it_lists_what_can_be_checked() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code"), [(["toys/careful"], 0), (["toys/careless"], 1), (["nobody/knows"], 2), (["--kind", "x"], 2)]
 )
-def test_the_exit_code_says_whether_a_check_failed_or_the_command_was_wrong(site: Path, arguments: list[str], code: int) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(site)}
-    command = [sys.executable, "-c", "from mtcore.cli import main; main()", "check", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", check=False)
+def test_the_exit_code_says_whether_a_check_failed_or_the_command_was_wrong(
+    site: Path, arguments: list[str], code: int, forks: Any, tmp_path: Path
+) -> None:
+    done = forks.mtcore(tmp_path, "check", *arguments, PYTHONPATH=str(site))
     assert done.returncode == code, done.stderr
 
 

@@ -80,7 +80,17 @@ reference = {{ use = "single-task", learning_rate = 3e-3, examples_per_step = 8,
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, base_folder):
+def mtcore(forks):
+    """`mtcore ARGUMENTS`, typed in a folder."""
+
+    def typed(folder: Path, *arguments: str, stdin: str = "", plugin: bool = True):
+        return forks.mtcore(folder, *arguments, stdin=stdin, **({"PYTHONPATH": str(folder / "site")} if plugin else {}))
+
+    return typed
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, base_folder, mtcore):
     """A folder with an installed plugin, a run file, and what running it once left and printed."""
     folder = tmp_path_factory.mktemp("cli")
     site = folder / "site"
@@ -95,12 +105,6 @@ def place(tmp_path_factory, base_folder):
     return folder, done
 
 
-def mtcore(folder: Path, *arguments: str, stdin: str = "", plugin: bool = True):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"} | ({"PYTHONPATH": str(folder / "site")} if plugin else {})
-    command = [sys.executable, "-c", "from mtcore.cli import main; main()", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, input=stdin, capture_output=True, text=True, check=False)
-
-
 BUNDLE = "runs/run/seed-1/classification/bundle"
 
 
@@ -111,7 +115,7 @@ def test_training_prints_the_table_the_deployment_and_the_cost(place):
     assert "reference toys/second" in done.stderr
 
 
-def test_a_report_can_be_printed_again(place):
+def test_a_report_can_be_printed_again(place, mtcore):
     folder, _ = place
     assert mtcore(folder, "report", "runs/run").stdout.startswith("# run")
     assert json.loads(mtcore(folder, "report", "runs/run", "--json").stdout)["run"] == "run"
@@ -120,7 +124,7 @@ def test_a_report_can_be_printed_again(place):
     assert "runs/run" in missing.stderr
 
 
-def test_training_ends_by_saying_where_the_page_is_and_it_can_be_rendered_again(place):
+def test_training_ends_by_saying_where_the_page_is_and_it_can_be_rendered_again(place, mtcore):
     folder, done = place
     assert done.stdout.rstrip().endswith("in a browser: runs/run/report.html")
     page = folder / "runs/run/report.html"
@@ -134,7 +138,7 @@ def test_training_ends_by_saying_where_the_page_is_and_it_can_be_rendered_again(
     assert "Runs near it: runs/run." in missing.stderr
 
 
-def test_reports_of_an_earlier_version_are_refused_for_the_page(place, tmp_path):
+def test_reports_of_an_earlier_version_are_refused_for_the_page(place, tmp_path, mtcore):
     folder, _ = place
     old = tmp_path / "old"
     old.mkdir()
@@ -147,7 +151,7 @@ def test_reports_of_an_earlier_version_are_refused_for_the_page(place, tmp_path)
     assert "Traceback" not in refused.stderr
 
 
-def test_the_code_of_a_model_card_runs(place):
+def test_the_code_of_a_model_card_runs(place, mtcore):
     folder, _ = place
     card = (folder / BUNDLE / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"^```python\n(.*?)^```$", card, re.M | re.S)
@@ -159,7 +163,7 @@ def test_the_code_of_a_model_card_runs(place):
     assert json.loads(answered.stdout)["answer"] in ("0", "1")
 
 
-def test_a_bundle_answers_json_lines_where_its_plugin_is_not_installed(place):
+def test_a_bundle_answers_json_lines_where_its_plugin_is_not_installed(place, mtcore):
     folder, _ = place
     lines = '{"text": "A 1"}\n{"text": 3}\nno json\n{"text": "B 2"}\n'
     done = mtcore(folder, "predict", BUNDLE, "--task", "toys/first", stdin=lines, plugin=False)
@@ -175,14 +179,14 @@ def test_a_bundle_answers_json_lines_where_its_plugin_is_not_installed(place):
     assert sum(answers[0]["probabilities"].values()) == pytest.approx(1)
 
 
-def test_a_multi_label_task_answers_with_labels_in_canonical_order(place):
+def test_a_multi_label_task_answers_with_labels_in_canonical_order(place, mtcore):
     folder, _ = place
     done = mtcore(folder, "predict", BUNDLE, "--task", "toys/topics", stdin='{"text": "A 1"}\n', plugin=False)
     (answer,) = [json.loads(line) for line in done.stdout.splitlines()]
     assert answer["answer"] in ([], ["0"], ["1"], ["0", "1"])
 
 
-def test_a_task_that_is_not_in_the_bundle_is_refused_with_the_nearest_name(place):
+def test_a_task_that_is_not_in_the_bundle_is_refused_with_the_nearest_name(place, mtcore):
     folder, _ = place
     done = mtcore(folder, "predict", BUNDLE, "--task", "toys/frist", plugin=False)
     assert done.returncode == 2
@@ -200,7 +204,7 @@ def test_a_bundle_loads_with_plain_transformers(place):
     assert model(ids).logits.shape[-1] == 400
 
 
-def test_a_bundle_whose_files_were_changed_is_not_loaded(place, tmp_path):
+def test_a_bundle_whose_files_were_changed_is_not_loaded(place, tmp_path, mtcore):
     import shutil
 
     folder, _ = place
@@ -255,7 +259,7 @@ def test_a_plan_is_json_and_loads_no_torch(place):
         (["predict", "runs", "--task", "x"], "runs/run/seed-1/classification/bundle"),
     ],
 )
-def test_bad_input_is_told_in_a_sentence_without_a_traceback(place, arguments, said):
+def test_bad_input_is_told_in_a_sentence_without_a_traceback(place, arguments, said, mtcore):
     folder, _ = place
     done = mtcore(folder, *arguments)
     assert done.returncode == 2
@@ -263,7 +267,7 @@ def test_bad_input_is_told_in_a_sentence_without_a_traceback(place, arguments, s
     assert "Traceback" not in done.stderr
 
 
-def test_a_second_process_in_the_same_run_is_refused(place):
+def test_a_second_process_in_the_same_run_is_refused(place, mtcore):
     import fcntl
 
     folder, _ = place
@@ -274,7 +278,7 @@ def test_a_second_process_in_the_same_run_is_refused(place):
     assert "another process is at work" in done.stderr
 
 
-def test_a_base_is_built_from_a_corpus_and_trained_on(tmp_path):
+def test_a_base_is_built_from_a_corpus_and_trained_on(tmp_path, mtcore):
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "text.txt").write_text("The quick brown fox jumps over the lazy dog.\n今天天气很好。\n" * 50)
     arguments = ["--corpus", "corpus", "--width", "16", "--layers", "1", "--heads", "2", "--vocabulary", "300", "--context", "64"]
@@ -291,7 +295,7 @@ def test_a_base_is_built_from_a_corpus_and_trained_on(tmp_path):
     assert "no text there" in missing.stderr
 
 
-def test_a_plan_stops_being_an_order_where_references_must_speak_first(place):
+def test_a_plan_stops_being_an_order_where_references_must_speak_first(place, mtcore):
     folder, _ = place
     two_stage = 'scheduler={use="two-stage", learning_rate=1e-3, examples_per_step=8, stage2={use="even"}}'
     done = mtcore(folder, "plan", "run.toml", "--set", two_stage, "--json", "--order", "open.parquet")

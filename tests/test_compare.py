@@ -1,8 +1,6 @@
 """Two runs side by side: differences with intervals, what is lost, and the exit code that a release hangs on."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -195,11 +193,6 @@ def place(tmp_path_factory):
     return folder
 
 
-def mtcore(folder, *arguments):
-    command = [sys.executable, "-c", "from mtcore.cli import main; main()", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-
-
 def test_a_variant_is_found_in_its_run_and_by_its_own_folder(place):
     runs = place / "runs"
     assert judgement(runs / "good").name == str(runs / "good")
@@ -234,15 +227,15 @@ def test_a_folder_without_just_one_report_is_told(place, folder, variant, said):
         (["good"], 2),
     ],
 )
-def test_the_exit_code_is_a_release_gate(place, arguments, code):
-    done = mtcore(place, "compare", *arguments)
+def test_the_exit_code_is_a_release_gate(place, arguments, code, forks):
+    done = forks.mtcore(place, "compare", *arguments)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     assert ("lost: a was qualified with 80.00" in done.stderr) == (code == 1)
 
 
-def test_json_says_what_the_table_says(place):
-    done = mtcore(place, "compare", "good", "bad", "--json", "--max-drop", "0.01")
+def test_json_says_what_the_table_says(place, forks):
+    done = forks.mtcore(place, "compare", "good", "bad", "--json", "--max-drop", "0.01")
     table = json.loads(done.stdout)
     assert done.returncode == 1
     assert (table["lost"], table["fallen"]) == (["a"], ["a"])

@@ -5,7 +5,6 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -144,26 +143,17 @@ def alone(base_folder, tmp_path_factory):
     return folder, losses(whole_run(write_run(folder, base_folder, "ddp")))
 
 
-def launch(*command, processes=2, **environment):
-    """Start processes as a user would."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    known = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run([*torchrun, *map(str, command)], env=known, capture_output=True, text=True, timeout=280)
-
-
 def needs(engine):
-    """DeepSpeed compiles what it needs for processors when it is first used."""
-    has_it = importlib.util.find_spec("deepspeed") is not None and shutil.which("c++") is not None
-    return pytest.param(
-        engine, marks=pytest.mark.skipif(engine.startswith("zero") and not has_it, reason="needs DeepSpeed and a C++ compiler")
-    )
+    is_missing = engine.startswith("zero") and importlib.util.find_spec("deepspeed") is None
+    return pytest.param(engine, marks=pytest.mark.skipif(is_missing, reason="needs DeepSpeed"))
 
 
 @pytest.mark.parametrize("engine", [needs(engine) for engine in ENGINES])
-def test_two_processes_train_what_one_does_and_go_on_to_the_same_bits(engine, alone, base_folder, tmp_path):
+def test_two_processes_train_what_one_does_and_go_on_to_the_same_bits(engine, alone, base_folder, tmp_path, forks):
     folder, expected = alone
-    done = launch(__file__, path := write_run(tmp_path, base_folder, engine))
-    assert done.returncode == 0, done.stderr[-3000:]
+    path = write_run(tmp_path, base_folder, engine)
+    done = forks.run("script", tmp_path, __file__, str(path), processes=2)
+    assert done["ends"] == [0, 0], done["stderr"]
     heard, again = json.loads((path.parent / "heard.json").read_text())
     assert [(work, step) for work, step, _ in heard] == [(work, step) for work, step, _ in expected]
     assert [loss for *_, loss in heard] == pytest.approx([loss for *_, loss in expected], rel=1e-4)
@@ -362,7 +352,7 @@ def steps(heard):
     return [((work, step), loss) for work, step, loss in heard]
 
 
-# --- what every process of a launch does (this file, run by torchrun) ---------------------------------------------------------------------
+# --- what every process of a launch does (this file, run as a script) ---------------------------------------------------------------------
 
 
 def worker(path):

@@ -4,9 +4,6 @@ import hashlib
 import json
 import os
 import random
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,40 +16,25 @@ from mtcore.training.checkpoint import is_complete
 KILLED = -9
 
 
-class Forks:
-    """Runs of `faults/forks.py`: each begins at once, and is killed where it is told to be."""
+class Fits:
+    """Fits of toys, each of which begins at once and is killed where it is told to be."""
 
-    def __init__(self, base_folder: Path) -> None:
-        self.base = str(base_folder)
-        command = [sys.executable, str(Path(__file__).parent / "faults" / "forks.py")]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-
-    def run(self, scene: str, folder: Path, *arguments: Any, **job: Any) -> dict[str, Any]:
-        folder.mkdir(exist_ok=True)
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps({"scene": scene, "folder": str(folder), "arguments": arguments, **job}) + "\n")
-        self.process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
-        return answer
+    def __init__(self, forks: Any, base_folder: Path) -> None:
+        self.run, self.base = forks.run, str(base_folder)
 
     def fit(self, folder: Path, *arguments: Any, **job: Any) -> dict[str, Any]:
         return self.run("fit", folder, self.base, *arguments, **job)
 
     def finish(self, folder: Path, **job: Any) -> str:
-        """What a run leaves that is not killed."""
+        """What a fit leaves that is not killed."""
         ended = self.fit(folder, **job)
-        assert set(ended["ends"]) == {0}, "\n".join(ended["printed"])
+        assert set(ended["ends"]) == {0}, "\n".join(ended["stderr"])
         return weights(folder / "bundle")
 
 
 @pytest.fixture(scope="module")
-def forks(base_folder: Path) -> Iterator[Forks]:
-    forks = Forks(base_folder)
-    yield forks
-    forks.process.stdin.close()
-    assert forks.process.wait(timeout=30) == 0
+def fits(forks: Any, base_folder: Path) -> Fits:
+    return Fits(forks, base_folder)
 
 
 def weights(bundle: Path) -> str:
@@ -66,11 +48,11 @@ def weights(bundle: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def whole(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[str]]:
+def whole(fits: Fits, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[str]]:
     """The weights of a run that nothing disturbs, and its file events."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    ended = forks.fit(folder)
-    assert ended["ends"] == [0], ended["printed"]
+    ended = fits.fit(folder)
+    assert ended["ends"] == [0], ended["stderr"]
     return weights(folder / "bundle"), ended["events"]
 
 
@@ -80,24 +62,24 @@ def assert_no_checkpoint_is_broken(work: Path) -> None:
         assert ".tmp-" in path.name or path.suffix == ".old" or is_complete(path), path
 
 
-def test_a_run_killed_at_any_file_event_goes_on_to_the_same_bits(forks, whole, tmp_path):
+def test_a_run_killed_at_any_file_event_goes_on_to_the_same_bits(fits, whole, tmp_path):
     bits, events = whole
     assert len(events) > 30
     for kill, event in enumerate(events, 1):
         folder = tmp_path / str(kill)
         # where a file is about to be opened, those that were just written are torn besides, as by a power cut
-        killed = forks.fit(folder, kill=kill, tear=event.startswith("open"))
-        assert killed["ends"] == [KILLED], killed["printed"]
+        killed = fits.fit(folder, kill=kill, tear=event.startswith("open"))
+        assert killed["ends"] == [KILLED], killed["stderr"]
         assert_no_checkpoint_is_broken(folder / "work")
-        assert forks.finish(folder) == bits, event
+        assert fits.finish(folder) == bits, event
         assert not [p.name for p in folder.rglob("*") if ".tmp" in p.name or p.name.endswith((".old", ".corrupt"))]
 
 
-def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(forks, whole, tmp_path):
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(fits, whole, tmp_path):
     folder, launches = tmp_path / "run", 0
     while True:  # each launch gets one event further than the one before it
         launches += 1
-        if forks.fit(folder, kill=launches)["ends"] != [KILLED]:
+        if fits.fit(folder, kill=launches)["ends"] != [KILLED]:
             break
     assert launches > 8
     assert weights(folder / "bundle") == whole[0]
@@ -110,21 +92,23 @@ def kill_points(events, count):
 
 
 @pytest.fixture(scope="module")
-def whole_of_two(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[str]]:
+def whole_of_two(fits: Fits, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[str]]:
     """The same of a run of two processes."""
     folder = tmp_path_factory.mktemp("two") / "run"
-    return forks.finish(folder, processes=2), (folder.parent / "run.report" / "events").read_text().splitlines()
+    ended = fits.fit(folder, processes=2)
+    assert ended["ends"] == [0, 0], ended["stderr"]
+    return weights(folder / "bundle"), ended["events"]
 
 
 @pytest.mark.parametrize("victim", [0, 1, -1], ids=["the first", "the second", "both"])
-def test_where_one_of_two_processes_is_killed_the_other_ends_and_both_go_on_to_the_same_bits(forks, whole_of_two, tmp_path, victim):
+def test_where_one_of_two_processes_is_killed_the_other_ends_and_both_go_on_to_the_same_bits(fits, whole_of_two, tmp_path, victim):
     bits, events = whole_of_two
     for kill in kill_points(events, 2):
         folder = tmp_path / str(kill)
-        ends = forks.fit(folder, processes=2, kill=kill, victim=victim)["ends"]
+        ends = fits.fit(folder, processes=2, kill=kill, victim=victim)["ends"]
         assert "hung" not in ends
         assert KILLED in ends
-        assert forks.finish(folder, processes=2) == bits, events[kill - 1]
+        assert fits.finish(folder, processes=2) == bits, events[kill - 1]
 
 
 BREAKS = {
@@ -135,44 +119,44 @@ BREAKS = {
 
 
 @pytest.mark.parametrize("damage", BREAKS.values(), ids=BREAKS)
-def test_a_broken_newest_checkpoint_costs_time_and_no_bit(forks, whole, tmp_path, damage):
+def test_a_broken_newest_checkpoint_costs_time_and_no_bit(fits, whole, tmp_path, damage):
     bits, events = whole
     folder = tmp_path / "run"
     last = max(number for number, event in enumerate(events, 1) if event.startswith("os.rename work"))
-    forks.fit(folder, kill=last)
+    fits.fit(folder, kill=last)
     newest = max((p for p in (folder / "work").glob("ckpt-*") if ".tmp-" not in p.name), key=lambda p: int(p.name[5:]))
     damage(newest)
-    ended = forks.fit(folder)
+    ended = fits.fit(folder)
     assert ended["ends"] == [0]
-    assert "broken checkpoints: " + newest.name in ended["printed"][0]
+    assert "broken checkpoints: " + newest.name in ended["stdout"][0]
     assert weights(folder / "bundle") == bits
     assert newest.with_name(newest.name + ".corrupt").is_dir()
 
 
-def test_where_every_checkpoint_is_broken_the_work_starts_anew_and_says_so(forks, whole, tmp_path):
+def test_where_every_checkpoint_is_broken_the_work_starts_anew_and_says_so(fits, whole, tmp_path):
     bits, events = whole
     folder = tmp_path / "run"
-    forks.fit(folder, kill=len(events))
+    fits.fit(folder, kill=len(events))
     for path in (folder / "work").glob("ckpt-*"):
         (path / "tensors.safetensors").write_bytes(b"")
-    ended = forks.fit(folder)
+    ended = fits.fit(folder)
     assert ended["ends"] == [0]
-    assert "this work starts anew" in ended["printed"][0]
+    assert "this work starts anew" in ended["stdout"][0]
     assert weights(folder / "bundle") == bits
 
 
-def test_a_full_disk_stops_the_run_with_a_sentence_and_leaves_the_last_checkpoint(forks, whole, tmp_path):
+def test_a_full_disk_stops_the_run_with_a_sentence_and_leaves_the_last_checkpoint(fits, whole, tmp_path):
     bits, events = whole
     folder = tmp_path / "run"
     second = [number for number, event in enumerate(events, 1) if event.startswith("os.rename work/ckpt-1.tmp")]
-    forks.fit(folder, kill=second[0])
-    full = forks.fit(folder, 20_000)
+    fits.fit(folder, kill=second[0])
+    full = fits.fit(folder, 20_000)
     assert full["ends"] == [1]
-    assert "mtcore.errors.RunError: ckpt-1 cannot be saved in" in full["printed"][0]
-    assert "type the same command again" in full["printed"][0]
+    assert "mtcore.errors.RunError: ckpt-1 cannot be saved in" in full["stderr"][0]
+    assert "type the same command again" in full["stderr"][0]
     assert [p.name for p in (folder / "work").glob("ckpt-*")] == ["ckpt-0"]
     assert is_complete(folder / "work" / "ckpt-0")
-    assert forks.finish(folder) == bits
+    assert fits.finish(folder) == bits
 
 
 # --- the command ------------------------------------------------------------------------------------------------------------------------
@@ -227,20 +211,22 @@ def left_by(folder: Path) -> Any:
     return tasks, alone, {str(path.relative_to(folder)): weights(path.parent) for path in folder.glob("runs/run/**/mtcore.json")}
 
 
-def test_a_command_killed_a_dozen_times_ends_as_if_it_had_not_been(forks, tmp_path):
-    write_run(tmp_path / "whole", forks.base)
-    undisturbed = forks.run("command", tmp_path / "whole", "train", "run.toml")
-    assert undisturbed["ends"] == [0], undisturbed["printed"]
+def test_a_command_killed_a_dozen_times_ends_as_if_it_had_not_been(forks, base_folder, tmp_path):
+    box = {**os.environ, "MTCORE_PLUGINS": ""}
+    write_run(tmp_path / "whole", str(base_folder))
+    undisturbed = forks.run("command", tmp_path / "whole", "train", "run.toml", environment=box)
+    assert undisturbed["ends"] == [0], undisturbed["stderr"]
     expected = left_by(tmp_path / "whole")
     assert (len(expected[0]), len(expected[1]), len(expected[2])) == (3, 3, 1)
     folder, moments, kills = tmp_path / "killed", random.Random(7), 0
-    write_run(folder, forks.base)
+    write_run(folder, str(base_folder))
     while kills < 12:
-        ended = forks.run("command", folder, "train", "run.toml", kill=moments.randint(3, len(undisturbed["events"]) // 4))
+        kill = moments.randint(3, len(undisturbed["events"]) // 4)
+        ended = forks.run("command", folder, "train", "run.toml", environment=box, kill=kill)
         if ended["ends"] != [KILLED]:
             break
         kills += 1
     assert kills >= 8
-    last = forks.run("command", folder, "train", "run.toml")
-    assert last["ends"] == [0], last["printed"]
+    last = forks.run("command", folder, "train", "run.toml", environment=box)
+    assert last["ends"] == [0], last["stderr"]
     assert left_by(folder) == expected

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -98,16 +96,20 @@ reference = {{ use = "single-task", learning_rate = 3e-3, examples_per_step = 8,
 """
 
 
-def train(folder: Path, base: Path, signalled: str = "") -> "subprocess.CompletedProcess[str]":
-    info = folder / "site/toys-1.0.dist-info"
-    info.mkdir(parents=True, exist_ok=True)
-    (folder / "site/toys_plugin.py").write_text(MODULE)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[mtcore]\ntoys = toys_plugin\n")
-    (folder / "run.toml").write_text(RUN.format(model=base))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder / "site"), "TOY_SIGNAL": signalled}
-    command = [sys.executable, "-m", "mtcore", "train", "run.toml"]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+@pytest.fixture(scope="module")
+def train(base_folder, forks):
+    """`mtcore train` in a folder, sent a signal at a place."""
+
+    def typed(folder: Path, signalled: str = "") -> "subprocess.CompletedProcess[str]":
+        info = folder / "site/toys-1.0.dist-info"
+        info.mkdir(parents=True, exist_ok=True)
+        (folder / "site/toys_plugin.py").write_text(MODULE)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("[mtcore]\ntoys = toys_plugin\n")
+        (folder / "run.toml").write_text(RUN.format(model=base_folder))
+        return forks.mtcore(folder, "train", "run.toml", PYTHONPATH=str(folder / "site"), TOY_SIGNAL=signalled)
+
+    return typed
 
 
 def came_to(folder: Path) -> tuple[dict[str, float], str]:
@@ -120,21 +122,21 @@ def came_to(folder: Path) -> tuple[dict[str, float], str]:
 
 
 @pytest.fixture(scope="module")
-def whole(base_folder, tmp_path_factory):
+def whole(train, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    done = train(folder, base_folder)
+    done = train(folder)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("observer 'clumsy' is told nothing more, because it raised OSError: no space left") == 1
     return came_to(folder)
 
 
 @pytest.mark.parametrize(("place", "name", "code"), [("read", "SIGTERM", 143), ("train", "SIGTERM", 143), ("evaluate", "SIGINT", 130)])
-def test_a_signal_ends_a_run_in_order_and_the_same_command_goes_on(base_folder, tmp_path, whole, place, name, code):
-    cut = train(tmp_path, base_folder, f"{place}:{name}")
+def test_a_signal_ends_a_run_in_order_and_the_same_command_goes_on(train, tmp_path, whole, place, name, code):
+    cut = train(tmp_path, f"{place}:{name}")
     assert cut.returncode == code, cut.stderr
     assert f"stopped by {name}" in cut.stderr
     assert "Traceback" not in cut.stderr
     assert not (tmp_path / "runs/run/report.json").exists()
-    again = train(tmp_path, base_folder)
+    again = train(tmp_path)
     assert again.returncode == 0, again.stderr
     assert came_to(tmp_path) == whole

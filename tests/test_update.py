@@ -1,11 +1,8 @@
 """An update of a live bundle: what is measured, where training starts, what is published, what is refused."""
 
 import json
-import os
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -428,18 +425,17 @@ def register_tasks():
 '''
 
 
-def mtcore(place, *arguments):
+def installed(place):
+    """A folder with the plugin in it."""
     info = place / "site/toys-1.0.dist-info"
     info.mkdir(parents=True, exist_ok=True)
     (place / "site/toys_plugin.py").write_text(PLUGIN.format(path=__file__))
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[mtcore]\ntoys = toys_plugin\n")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(place / "site")}
-    command = [sys.executable, "-c", "from mtcore.cli import main; main()", *arguments]
-    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+    return str(place / "site")
 
 
-def test_the_command_publishes_or_says_what_would_be_lost_and_fails(base_folder, out):
+def test_the_command_publishes_or_says_what_would_be_lost_and_fails(base_folder, out, forks):
     options = run_file(base_folder, out).variants[""]
     lines = [f"{key} = {json.dumps(getattr(options, key))}" for key in ("model", "out", "tasks")]
     for key in ("method", "scheduler", "reference"):
@@ -447,17 +443,18 @@ def test_the_command_publishes_or_says_what_would_be_lost_and_fails(base_folder,
         lines.append(f"{key} = {{ {', '.join(f'{k} = {json.dumps(v)}' for k, v in table.items())} }}")
     (out / "toy.toml").write_text("\n".join(lines))
     command = ("train", "toy.toml", "--update", str(out / BUNDLE))
-    refused = mtcore(out, *command, "--set", "scheduler.learning_rate=1.0")
+    site = installed(out)
+    refused = forks.mtcore(out, *command, "--set", "scheduler.learning_rate=1.0", PYTHONPATH=site)
     assert refused.returncode == 1, refused.stderr
     assert "lost: toys/b was qualified with 100.00, now scores" in refused.stderr
     assert "not published, because a qualified task would be lost" in refused.stdout
-    other = mtcore(out, *command)
+    other = forks.mtcore(out, *command, PYTHONPATH=site)
     assert other.returncode == 2
     assert "scheduler: was" in other.stderr
-    published = mtcore(out, *command, "--restart", "--json")
+    published = forks.mtcore(out, *command, "--restart", "--json", PYTHONPATH=site)
     assert published.returncode == 0, published.stderr
     (report,) = json.loads(published.stdout)
     assert report["update"]["is_published"]
     assert Path(report["update"]["path"]).is_dir()
-    planned = mtcore(out, "plan", "toy.toml", "--update", str(out / BUNDLE), "--json")
+    planned = forks.mtcore(out, "plan", "toy.toml", "--update", str(out / BUNDLE), "--json", PYTHONPATH=site)
     assert [s["name"] for s in json.loads(planned.stdout)["groups"][0]["stages"]] == ["update"]

@@ -230,6 +230,10 @@ class Predictor(ABC):
     def predict(self, prepared: Sequence[Prepared]) -> list[dict[str, Prediction | TaskError]]:
         """For each request, the answer of every task asked of it; batches by token cost on its own."""
 
+    def warm_up(self) -> None:
+        """Get ready for many requests, by measuring what is fastest here; answers stay what they are but for rounding."""
+        return
+
 
 class Method(Component, ABC):
     """A way to get one model for a group of tasks."""

@@ -1,11 +1,11 @@
-"""Runs that are killed at chosen moments: a parent that has everything imported, and one forked child a run.
+"""Runs that begin at once, and are killed at chosen moments: a parent that has everything imported, and one forked child a process.
 
     python forks.py        jobs as lines of JSON on standard input, what became of each as a line of JSON on standard output
 
-A job is {"scene": NAME, "folder": FOLDER, "arguments": [...], "processes": 1, "kill": null, "victim": 0, "tear": false}. The scene runs until
-its end, or until the first process is about to do its `kill`-th file event (one that changes something) inside FOLDER: then the process
-`victim` is killed, or every process where it is -1; `tear` first cuts the newest file of a folder that is being written in half, as a power
-cut may.
+A job is {"scene": NAME, "folder": FOLDER, "report": FOLDER, "arguments": [...], "environment": null, "stdin": "", "processes": 1, "kill": null,
+"victim": 0, "tear": false}. The scene runs in the job's environment until its end, or until the first process is about to do its `kill`-th file
+event (one that changes something) inside FOLDER: then the process `victim` is killed, or every process where it is -1; `tear` first cuts the
+newest file of a folder that is being written in half, as a power cut may.
 """
 
 import contextlib
@@ -26,38 +26,41 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 import scenes
 
+LIMIT = 240
+"""Seconds that a run may take."""
 PATIENCE = 60
 """Seconds that a process may live on when another one of its run is dead."""
 
 
 def main() -> None:
-    answers = os.fdopen(os.dup(1), "w")
+    jobs, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     scenes.preload()
-    for line in sys.stdin:
+    for line in jobs:
         job = json.loads(line)
         print(json.dumps(launch(job)), file=answers, flush=True)
 
 
 def launch(job: dict[str, Any]) -> dict[str, Any]:
-    """Fork the processes of one run; say how each ended, what they printed, and how many file events the first one did."""
-    folder, report = Path(job["folder"]), Path(job["folder"] + ".report")
-    report.mkdir(exist_ok=True)
+    """Fork the processes of one run; say how each ended, what they printed, and which file events the first one did."""
+    folder, report = Path(job["folder"]), Path(job["report"])
+    report.mkdir()
+    (report / "stdin").write_text(job.get("stdin", ""), encoding="utf-8")
     count, port, pids = job.get("processes", 1), free_port(), []
     for rank in reversed(range(count)):  # the first process is forked last, so that it knows the others
         pid = os.fork()
         if pid == 0:
             play(job, folder, report, rank, count, port, pids)
         pids.insert(0, pid)
-    ends, deadline = {}, None
+    ends, deadline = {}, time.monotonic() + LIMIT
     while len(ends) < count:
         for pid in pids:
             if pid not in ends:
                 done, status = os.waitpid(pid, os.WNOHANG)
                 if done:
                     ends[pid] = os.waitstatus_to_exitcode(status)
-                    deadline = deadline or time.monotonic() + PATIENCE
-        if deadline and time.monotonic() > deadline:
+                    deadline = min(deadline, time.monotonic() + PATIENCE)
+        if time.monotonic() > deadline:
             for pid in set(pids) - set(ends):
                 os.kill(pid, signal.SIGUSR1)
                 time.sleep(1)
@@ -73,17 +76,22 @@ def launch(job: dict[str, Any]) -> dict[str, Any]:
         modules.unlink()
         gc.freeze()  # or the first collection of every child would copy all memory of this process
     return {
+        "report": job["report"],
         "ends": [ends[pid] for pid in pids],
-        "printed": [(report / f"printed-{rank}").read_text() for rank in range(count)],
+        **{name: [(report / f"{name}-{rank}").read_text(encoding="utf-8") for rank in range(count)] for name in ("stdout", "stderr")},
         "events": (report / "events").read_text().splitlines(),
     }
 
 
 def play(job: dict[str, Any], folder: Path, report: Path, rank: int, count: int, port: int, others: list[int]) -> None:
     """Be one process of a run; never returns."""
-    printed = os.open(report / f"printed-{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(printed, 1)
-    os.dup2(printed, 2)
+    os.dup2(os.open(report / "stdin", os.O_RDONLY), 0)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(report / f"{name}-{rank}", os.O_WRONLY | os.O_CREAT), number)
+    if job.get("environment"):
+        os.environ.clear()
+        os.environ.update(job["environment"])
+    sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     if count > 1:
         where = {
@@ -104,7 +112,7 @@ def play(job: dict[str, Any], folder: Path, report: Path, rank: int, count: int,
         code = stop.code if isinstance(stop.code, int) else 1
     except BaseException:
         traceback.print_exc()
-    if code == 0 and rank == 0 and count == 1:
+    if code == 0 and rank == 0:
         (report / "modules").write_text("\n".join(name for name in list(sys.modules) if name != "__main__"))
     sys.stdout.flush()
     sys.stderr.flush()

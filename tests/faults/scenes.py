@@ -1,7 +1,8 @@
-"""What is killed: a fit of toys as a run drives it, and the command line."""
+"""What is run and killed: a fit of toys as a run drives it, the command line, and scripts."""
 
 import os
 import resource
+import runpy
 import signal
 import sys
 from pathlib import Path
@@ -78,9 +79,15 @@ def command(folder: Path, *arguments: str) -> None:
     from mtcore.cli import main
 
     os.chdir(folder)
-    os.environ["MTCORE_PLUGINS"] = ""
     sys.argv = ["mtcore", *arguments]
     main()
 
 
-SCENES = {"fit": fit, "command": command}
+def script(folder: Path, path: str, *arguments: str) -> None:
+    """Type `python PATH ARGUMENTS` in the folder."""
+    os.chdir(folder)
+    sys.argv = [path, *arguments]
+    runpy.run_path(path, run_name="__main__")
+
+
+SCENES = {"fit": fit, "command": command, "script": script}

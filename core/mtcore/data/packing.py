@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from heapq import heapify, heapreplace
 from itertools import groupby
 
@@ -37,13 +38,17 @@ class AttentionBlock:
     """Trees of one shape, side by side in the sequence. A tree is a document, then suffixes that continue it and do not see each other.
 
     Without suffixes it is a plain causal segment. Suffixes are taken in groups: the tokens of a group look at the document and at the
-    group through one mask (`visible`), so that short suffixes share a call.
+    group through one mask (`visible`), so that short suffixes share a call. A suffix may end in a trie, whose tokens see their ancestors.
     """
 
     count: int
     document: int
     groups: tuple[tuple[int, ...], ...] = ()
     """Lengths of the suffixes, group by group, in the order in which they stand behind the document."""
+    tries: tuple[tuple[tuple[int, ...], ...], ...] = ()
+    """Of every suffix the parents of its last tokens, which are a trie below all that stands before them (-1); empty where none has one."""
+    is_held: bool = False
+    """Whether the document is no part of the sequence, because its keys and values are at hand; of one tree only."""
 
     @property
     def suffixes(self) -> tuple[int, ...]:
@@ -52,24 +57,40 @@ class AttentionBlock:
     @property
     def tokens(self) -> int:
         """Of one tree."""
-        return self.document + sum(self.suffixes)
+        return (0 if self.is_held else self.document) + sum(self.suffixes)
 
     @property
     def pairs(self) -> int:
         """Query-key pairs that all trees need."""
-        return self.count * (_triangle(self.document) + sum(s * self.document + _triangle(s) for s in self.suffixes))
+        hidden = sum(_triangle(len(trie)) - int(ancestry(trie).sum()) for tries in self.tries for trie in tries)
+        return self.count * (self._own_pairs + sum(s * self.document + _triangle(s) for s in self.suffixes) - hidden)
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that one token sees, itself included."""
+        tries = [trie for group in self.tries for trie in group] or [()] * len(self.suffixes)
+        depths = [int(ancestry(trie).sum(1).max(initial=0)) for trie in tries]
+        return self.document + max((s - len(t) + d for s, t, d in zip(self.suffixes, tries, depths, strict=True)), default=0)
 
     @property
     def masked_pairs(self) -> int:
         """Pairs that are computed beside those, between suffixes of one group and above its diagonal."""
         grouped = sum(sum(group) * (self.document + sum(group)) for group in self.groups)
-        return self.count * (_triangle(self.document) + grouped) - self.pairs
+        return self.count * (self._own_pairs + grouped) - self.pairs
+
+    @property
+    def _own_pairs(self) -> int:
+        """Of the document."""
+        return 0 if self.is_held else _triangle(self.document)
 
     def visible(self, group: int) -> NDArray[np.bool_]:
         """Which keys (the document, then the group) each token of a group sees: bool [Q, K]."""
         lengths = self.groups[group]
         member_Q = np.repeat(np.arange(len(lengths)), lengths)
         own_QQ = (member_Q[:, None] == member_Q) & np.tri(len(member_Q), dtype=bool)
+        if self.tries:
+            for end, trie in zip(np.cumsum(lengths).tolist(), self.tries[group], strict=True):
+                own_QQ[end - len(trie) : end, end - len(trie) : end] = ancestry(trie)
         return np.concatenate([np.ones((len(member_Q), self.document), bool), own_QQ], axis=1)
 
 
@@ -113,6 +134,16 @@ class MicroBatch:
 
 def _triangle(length: int) -> int:
     return length * (length + 1) // 2
+
+
+@lru_cache(maxsize=1024)
+def ancestry(parents: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Which nodes of a trie each of them continues, itself included: bool [M, M]. Parents (-1: none) stand before their children."""
+    above_MM = np.eye(len(parents), dtype=bool)
+    for node, parent in enumerate(parents):
+        if parent >= 0:
+            above_MM[node] |= above_MM[parent]
+    return above_MM
 
 
 # --- packing ---------------------------------------------------------------------------------------------------------------------------

@@ -118,14 +118,21 @@ class TextEncoder:
 
         Raises ConfigError where structure and answers alone fill the context.
         """
-        return [_joined(pair, laid) for pair, laid in zip(pairs, self.lay_out(pairs, reserve), strict=True)]
+        return self.encode_each(pairs, [reserve] * len(pairs))
+
+    def encode_each(self, pairs: Sequence[TextPair], reserves: Sequence[int]) -> list[Encoded]:
+        """Encode examples of several tasks, each with the room for its own answers; a text that stands in several is tokenised once."""
+        return [_joined(pair, laid) for pair, laid in zip(pairs, self._lay_out_each(pairs, reserves), strict=True)]
 
     def lay_out(self, pairs: Sequence[TextPair], reserve: int) -> Iterator[LaidOut]:
         """What `encode` joins, piece by piece."""
-        texts = [piece.text for pair in pairs for piece in pair.prompt if piece.is_user]
-        user = iter(self.user_ids(texts))
-        for pair in pairs:
-            yield self._fit(pair, [next(user) if p.is_user else self._structure_ids(p.text) for p in pair.prompt], reserve)
+        return self._lay_out_each(pairs, [reserve] * len(pairs))
+
+    def _lay_out_each(self, pairs: Sequence[TextPair], reserves: Sequence[int]) -> Iterator[LaidOut]:
+        texts = list(dict.fromkeys(piece.text for pair in pairs for piece in pair.prompt if piece.is_user))
+        user = dict(zip(texts, self.user_ids(texts), strict=True))
+        for pair, reserve in zip(pairs, reserves, strict=True):
+            yield self._fit(pair, [user[p.text] if p.is_user else self._structure_ids(p.text) for p in pair.prompt], reserve)
 
     def user_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of user texts; none of them is ever a control id."""

@@ -74,7 +74,8 @@ class FewShot(Method):
         for name, task in manifest.tasks.items():
             shots = [(dict(fields), tuple(answer)) for fields, answer in manifest.settings["shots"][name]]
             served[name] = served_task(task.spec, self._prompt(task.spec, shots), encoder)
-        return TextPredictor(load_model(base.folder, to_device=True), encoder, served, batch_tokens=self.config.batch_tokens)
+        model = load_model(base.folder, to_device=True)
+        return TextPredictor(model, encoder, served, batch_tokens=self.config.batch_tokens, is_final=True)
 
     def _encoder(self, base: Base) -> TextEncoder:
         return TextEncoder(base.folder / "tokenizer.json", base.eos_id, min(self.config.max_length, base.context))

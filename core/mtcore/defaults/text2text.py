@@ -86,7 +86,7 @@ class Text2Text(Method):
         require_code(bundle, {name: task.code for name, task in manifest.tasks.items()}, renders)
         specs = {name: task.spec for name, task in manifest.tasks.items()}
         encoder = self.encoder(find_base(str(bundle), bundle.parent))
-        return predictor(load_model(bundle, to_device=True), encoder, specs, renders, self.config)
+        return predictor(load_model(bundle, to_device=True), encoder, specs, renders, self.config, is_final=True)
 
     def encoder(self, base: Base) -> TextEncoder:
         return TextEncoder(base.folder / "tokenizer.json", base.eos_id, min(self.config.max_length, base.context))

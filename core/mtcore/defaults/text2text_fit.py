@@ -173,14 +173,16 @@ def predictor(
     codes: Mapping[str, Render],
     config: "Text2TextConfig",
     size: ModelSize | None = None,
+    *,
+    is_final: bool = False,
 ) -> TextPredictor:
-    """`size` must be given for a model that is divided among processes."""
+    """`size` must be given for a model that is divided among processes, and `is_final` only for one whose weights stay as they are."""
 
     def prompt(spec: TaskSpec, code: Render | None) -> Any:
         return lambda fields: code(fields, config.layout) if code else render(spec, fields, config.layout)
 
     served = {name: served_task(spec, prompt(spec, codes.get(name)), encoder) for name, spec in specs.items()}
-    return TextPredictor(model, encoder, served, batch_tokens=config.batch_tokens, size=size)
+    return TextPredictor(model, encoder, served, batch_tokens=config.batch_tokens, size=size, is_final=is_final)
 
 
 def _publish(trainee: Trainee, workspace: Workspace, group: Group, method: "Text2Text") -> Path:

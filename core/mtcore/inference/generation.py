@@ -1,11 +1,19 @@
-"""Generate free text greedily, prompts of like length together."""
+"""Generate free text greedily, prompts of any lengths together: who has ended leaves the batch, and who waits takes the place."""
 
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
+
+from mtcore.inference.cache import PrefixCache, Prefixes, read
+from mtcore.inference.prefill import admit, families
+from mtcore.modeling.head import head
+
+THINNED = 0.75
+"""A batch closes its ranks once no more than this share of it still grows: that copies keys and values, so not at every end."""
 
 
 @torch.no_grad()
@@ -16,34 +24,37 @@ def generate(
     end: int,
     forbidden: Sequence[int],
     batch_tokens: int,
+    stems: Sequence[int] = (),
+    held: PrefixCache | None = None,
 ) -> list[list[int]]:
-    """Ids of each prompt's answer up to its end token (not included) or its own limit; `forbidden` ids never come out."""
+    """Ids of each prompt's answer up to its end token (not included) or its own limit; `forbidden` ids never come out.
+
+    `batch_tokens` bounds what may stand in the batch at once: its rows times the longest prompt with its answer.
+    """
     answers: list[list[int]] = [[] for _ in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
-    suppressed = sorted(set(forbidden) - {end})
-    while order:
-        widest = len(prompts[order[0]]) + max_new_tokens[order[0]]
-        members, order = order[: max(1, batch_tokens // widest)], order[max(1, batch_tokens // widest) :]
-        width = max(len(prompts[i]) for i in members)
-        ids_BT = torch.full((len(members), width), end, dtype=torch.long)
-        mask_BT = torch.zeros_like(ids_BT)
-        for row, index in enumerate(members):
-            ids_BT[row, width - len(prompts[index]) :] = torch.from_numpy(prompts[index].astype(np.int64))
-            mask_BT[row, width - len(prompts[index]) :] = 1
-        limit = max(max_new_tokens[i] for i in members)
-        config = GenerationConfig(
-            max_new_tokens=limit,
-            do_sample=False,
-            num_beams=1,
-            eos_token_id=end,
-            pad_token_id=end,
-            use_cache=True,
-            suppress_tokens=suppressed or None,
-        )
-        output = model.generate(  # type: ignore[operator]
-            ids_BT.to(model.device), attention_mask=mask_BT.to(model.device), generation_config=config
-        )
-        for row, index in enumerate(members):
-            new = output[row, width:].tolist()[: max_new_tokens[index]]
-            answers[index] = new[: new.index(end)] if end in new else new
+    never = torch.tensor(sorted(set(forbidden) - {end}), dtype=torch.long, device=model.device)
+    reach = [len(prompt) + limit for prompt, limit in zip(prompts, max_new_tokens, strict=True)]
+    waiting = deque(i for family in families(prompts) for i in family if max_new_tokens[i] > 0)
+    rows: list[int] = []  # whose text stands in which row
+    growing: list[int] = []  # rows that have not ended
+    parts: list[Prefixes] = []
+    while growing or waiting:
+        if len(growing) <= THINNED * len(rows):
+            parts = [part.take(growing) for part in parts if growing]
+            rows = [rows[row] for row in growing]
+            joining = admit(waiting, reach, rows, batch_tokens)
+            if joining:
+                parts.append(read(model, [prompts[i] for i in joining], [stems[i] for i in joining] if stems else (), held))
+                rows += joining
+            parts, growing = [Prefixes.join(parts)], list(range(len(rows)))
+        (texts,) = parts
+        logits_BV = head(model, texts.last_BD).float()
+        logits_BV[:, never] = -torch.inf
+        next_B = logits_BV.argmax(1).cpu().numpy()
+        for row in growing:
+            if next_B[row] != end:
+                answers[rows[row]].append(int(next_B[row]))
+        growing = [row for row in growing if next_B[row] != end and len(answers[rows[row]]) < max_new_tokens[rows[row]]]
+        if growing:
+            parts = [texts.extend(model, next_B[:, None])[1]]
     return answers

@@ -1,99 +1,100 @@
-"""Score label sets: the exact log-probability of every label of many prompts, each prompt and its trie in one forward pass."""
+"""Score label sets: the exact log-probability of every label of many prompts, prompts that share a beginning and their tries in one pass."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from mtcore.inference.trie import LabelTrie
-from mtcore.modeling.attention import tree_positions_and_mask
+from mtcore.inference.cache import PrefixCache, Prefixes
+from mtcore.inference.costs import Costs, nominal
+from mtcore.inference.forest import Forest, Query, Tree, forests, over_held, shared_trees, tokens_of
+from mtcore.modeling.attention import NAME, install, on_device
+from mtcore.modeling.flops import model_size
 from mtcore.modeling.head import body, head
 
-HEAD_ROWS = 1024
-"""Positions whose logits are computed together: bounds memory with large vocabularies."""
+__all__ = ["Query", "edge_log_probabilities", "score_labels", "softmax"]
 
-
-@dataclass(frozen=True)
-class Query:
-    """A prompt and the label set asked of it."""
-
-    prompt: NDArray[np.int32]
-    trie: LabelTrie
-
-    @property
-    def cost(self) -> int:
-        return len(self.prompt) + len(self.trie.tokens_M)
+LOGITS = 2**25
+"""Logits that are held at once (128 MiB in fp32); more are computed in parts."""
 
 
 @torch.no_grad()
-def score_labels(model: PreTrainedModel, queries: Sequence[Query], batch_tokens: int) -> list[NDArray[np.float64]]:
-    """Log-probabilities [L] for each query, batched by length under a budget of padded tokens."""
+def score_labels(
+    model: PreTrainedModel, queries: Sequence[Query], batch_tokens: int, costs: Costs | None = None, texts: PrefixCache | None = None
+) -> list[NDArray[np.float64]]:
+    """Log-probabilities [L] for each query, in passes of at most `batch_tokens` tokens.
+
+    `costs` decides which prompts are read together; without them it is decided by floating-point operations. Stems that `texts` holds
+    are not read again, and those that are read here are kept in it.
+    """
     results: list[NDArray[np.float64]] = [np.empty(0)] * len(queries)
-    for members in _batches(queries, batch_tokens):
-        for index, scores in zip(members, _score([queries[i] for i in members], model), strict=True):
+    if not queries:
+        return results
+    if model.config._attn_implementation != NAME:
+        install(model)
+    costs = costs or nominal(model_size(model))
+    trees = shared_trees(queries, costs)
+    if texts is not None:
+        trees = over_held(queries, trees, costs, texts.lookup)
+    trees = [_read_once(model, queries, tree, batch_tokens) for tree in trees]
+    for forest in forests(queries, trees, batch_tokens, costs):
+        for index, scores in zip(forest.members, _score(model, queries, forest, texts), strict=True):
             results[index] = scores
     return results
 
 
-def _batches(queries: Sequence[Query], batch_tokens: int) -> Iterator[list[int]]:
-    group: list[int] = []
-    for index in sorted(range(len(queries)), key=lambda i: (-queries[i].cost, i)):
-        if group and queries[group[0]].cost * (len(group) + 1) > batch_tokens:
-            yield group
-            group = []
-        group.append(index)
-    if group:
-        yield group
+def _read_once(model: PreTrainedModel, queries: Sequence[Query], tree: Tree, batch_tokens: int) -> Tree:
+    """Where a tree must be split, what it shares is read before, and not with every part."""
+    if tree.held or len(tree.members) == 1 or tokens_of(tree, queries) <= batch_tokens:
+        return tree
+    shared = min(tree.shared, *(len(queries[i].prompt) - 1 for i in tree.members))  # something must be left to ask
+    if shared < 1:
+        return tree
+    return Tree(tree.members, shared, Prefixes.read(model, [queries[tree.members[0]].prompt[:shared]]))
 
 
-def _score(queries: Sequence[Query], model: PreTrainedModel) -> list[NDArray[np.float64]]:
-    width = max(q.cost for q in queries)
-    ids_BT = np.zeros((len(queries), width), np.int64)
-    positions_BT = np.zeros((len(queries), width), np.int64)
-    visible_BTT = np.zeros((len(queries), width, width), bool)
-    rows, columns, tokens = [], [], []
-    for b, query in enumerate(queries):
-        length, nodes = len(query.prompt), len(query.trie.tokens_M)
-        # the prompt is chunk 0, every node a chunk of its own below its parent
-        chunk_of_T = np.concatenate([np.zeros(length, np.int64), np.arange(1, nodes + 1)])
-        positions, visible = tree_positions_and_mask(chunk_of_T, np.concatenate([[-1], query.trie.parents_M + 1]))
-        ids_BT[b, : query.cost] = np.concatenate([query.prompt, query.trie.tokens_M])
-        positions_BT[b, : query.cost] = positions
-        visible_BTT[b, : query.cost, : query.cost] = visible
-        rows.append(np.full(len(query.trie.edge_nodes_E), b))
-        columns.append(query.trie.edge_nodes_E + length)  # node -1, the prompt, is its last token
-        tokens.append(query.trie.edge_tokens_E)
-    visible_BTT[:, np.arange(width), np.arange(width)] = True  # padding sees itself: a row without any key would be all NaN
+def _score(model: PreTrainedModel, queries: Sequence[Query], forest: Forest, texts: PrefixCache | None) -> list[NDArray[np.float64]]:
     device = model.device
-    hidden_BTD = body(
-        model,
-        torch.from_numpy(ids_BT).to(device),
-        torch.from_numpy(positions_BT).to(device),
-        torch.from_numpy(visible_BTT)[:, None].to(device),
+    ids_T, positions_T = (torch.from_numpy(x).to(device, non_blocking=True) for x in (forest.ids_T, forest.positions_T))
+    stems = forest.stems if texts is not None else ()
+    blocks = on_device(
+        forest.blocks,
+        device,
+        held=[prefix.layers for prefix in forest.held],
+        keep=[slice(start, start + len(stem)) for start, stem in stems],
     )
-    edges = _edge_log_probabilities(model, hidden_BTD, np.concatenate(rows), np.concatenate(columns), np.concatenate(tokens))
-    borders = np.cumsum([len(q.trie.edge_nodes_E) for q in queries])[:-1]
-    return [query.trie.log_probabilities(part) for query, part in zip(queries, np.split(edges, borders), strict=True)]
+    hidden_TD = body(model, ids_T[None], positions_T[None], blocks)[0]
+    if texts is not None:
+        for number, (start, stem) in enumerate(stems):
+            last_BD = hidden_TD[start + len(stem) - 1 : start + len(stem)]
+            texts.add(stem, Prefixes.of([layer[number] for layer in blocks.kept], last_BD))
+    tries = [queries[i].trie for i in forest.members]
+    edges = edge_log_probabilities(model, hidden_TD, np.concatenate(forest.columns), np.concatenate([t.edge_tokens_E for t in tries]))
+    borders = np.cumsum([len(t.edge_nodes_E) for t in tries])[:-1]
+    return [trie.log_probabilities(part) for trie, part in zip(tries, np.split(edges, borders), strict=True)]
 
 
-def _edge_log_probabilities(
-    model: PreTrainedModel, hidden_BTD: torch.Tensor, rows: NDArray[np.int64], columns: NDArray[np.int64], tokens: NDArray[np.int64]
+@torch.no_grad()
+def edge_log_probabilities(
+    model: PreTrainedModel, hidden_TD: torch.Tensor, columns: NDArray[np.int64], tokens: NDArray[np.int64], logits: int = LOGITS
 ) -> NDArray[np.float64]:
-    """Log-probability of each edge's token at its position; every position's logits are computed once."""
-    flat = torch.from_numpy(rows * hidden_BTD.shape[1] + columns).to(hidden_BTD.device)
-    unique, where = torch.unique(flat, return_inverse=True)
-    hidden_ND = hidden_BTD.flatten(0, 1)[unique]
-    wanted = torch.from_numpy(tokens).to(hidden_BTD.device)
-    edges = torch.empty(len(tokens), dtype=torch.float64, device=hidden_BTD.device)
-    for start in range(0, len(unique), HEAD_ROWS):
-        logits_NV = head(model, hidden_ND[start : start + HEAD_ROWS]).float()
-        mine = (where >= start) & (where < start + len(logits_NV))
-        local = where[mine] - start
-        edges[mine] = (logits_NV[local, wanted[mine]] - logits_NV.logsumexp(-1)[local]).double()
-    return edges.cpu().numpy()
+    """Log-probability of each edge's token at its column; every column's logits are computed once."""
+    unique, where = np.unique(columns, return_inverse=True)
+    order = np.argsort(where, kind="stable")
+    ends = np.cumsum(np.bincount(where, minlength=len(unique)))
+    hidden_ND = hidden_TD[torch.from_numpy(unique).to(hidden_TD.device)]
+    rows = max(1, logits // model.config.get_text_config().vocab_size)
+    parts: list[torch.Tensor] = []
+    for start in range(0, len(unique), rows):
+        logits_NV = head(model, hidden_ND[start : start + rows]).float()
+        mine = order[(ends[start - 1] if start else 0) : ends[start + len(logits_NV) - 1]]
+        local, wanted = (torch.from_numpy(x).to(logits_NV.device) for x in (where[mine] - start, tokens[mine]))
+        parts.append((logits_NV[local, wanted] - logits_NV.logsumexp(-1)[local]).double())
+    edges = np.empty(len(tokens))
+    edges[order] = torch.cat(parts).cpu().numpy()
+    return edges
 
 
 def softmax(logs_L: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from mtcore.data.packing import ancestry
 from mtcore.data.text import TextEncoder
 from mtcore.types import TaskSpec
 
@@ -33,12 +34,18 @@ class LabelTrie:
     """Which edges a label's path takes: its log-probability is the sum over them."""
 
     @cached_property
+    def parents(self) -> tuple[int, ...]:
+        return tuple(self.parents_M.tolist())
+
+    @cached_property
+    def depths(self) -> Ints:
+        """How many nodes each node sees, itself included [M]."""
+        return np.asarray(ancestry(self.parents).sum(1, dtype=np.int64))
+
+    @cached_property
     def pairs(self) -> int:
         """How many nodes the nodes see, themselves included, summed over nodes: what attention among them costs."""
-        depths: list[int] = []
-        for parent in self.parents_M.tolist():  # parents stand before their children
-            depths.append(1 + (depths[parent] if parent >= 0 else 0))
-        return sum(depths)
+        return int(self.depths.sum())
 
     @cached_property
     def asked(self) -> int:

@@ -1,7 +1,7 @@
-"""Which token may see which: attention by the blocks of packed sequences, whichever kernel computes it, and explicit masks for label tries."""
+"""Which token may see which: attention by the blocks of packed sequences, whichever kernel computes it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.util import find_spec
 from inspect import signature
@@ -15,13 +15,15 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from mtcore.data.packing import AttentionBlock
+from mtcore.data.packing import AttentionBlock, ancestry
 from mtcore.errors import ModelError
 
 NAME = "mtcore"
 """What this attention is called among transformers' implementations; no saved configuration carries it."""
 
 Kernel = Literal["flash-attn", "varlen", "slices"]
+Layers = Sequence[tuple[torch.Tensor, torch.Tensor]]
+"""Keys and values of a text, [1, H, T, D] each, by layer."""
 
 
 # --- blocks ----------------------------------------------------------------------------------------------------------------------------
@@ -31,8 +33,9 @@ Kernel = Literal["flash-attn", "varlen", "slices"]
 class Runs:
     """Blocks as kernels for variable lengths take them: runs of queries, each with keys that end where it ends.
 
-    A document is a run with itself as keys; a suffix is a run whose keys are its document and itself. Causal attention aligned to the
-    last query and key then shows every token just what it may see, and no mask is needed.
+    A document is a run with itself as keys; a suffix is a run whose keys are its document and itself; a token of a trie is a run whose
+    keys are all its path. Causal attention aligned to the last query and key then shows every token just what it may see, and no mask is
+    needed.
     """
 
     query_ends: torch.Tensor
@@ -53,6 +56,12 @@ class Blocks:
     device: torch.device
     longest: int
     """Tokens of the longest example."""
+    held: Sequence[Layers] = ()
+    """Keys and values of the documents that are no part of the sequence, in the order of their blocks."""
+    keep: Sequence[slice] = ()
+    """Tokens whose keys and values are wanted afterwards."""
+    kept: list[list[tuple[torch.Tensor, torch.Tensor]]] = field(default_factory=list)
+    """Of every layer that has been passed, what was to be kept."""
 
     @cached_property
     def masks(self) -> tuple[tuple[torch.Tensor, ...], ...]:
@@ -68,26 +77,38 @@ class Blocks:
         return runs(self.blocks, self.device)
 
 
-def on_device(blocks: tuple[AttentionBlock, ...], device: torch.device) -> Blocks:
-    return Blocks(blocks, device, max(block.document + max(block.suffixes, default=0) for block in blocks))
+def on_device(
+    blocks: tuple[AttentionBlock, ...], device: torch.device, *, held: Sequence[Layers] = (), keep: Sequence[slice] = ()
+) -> Blocks:
+    return Blocks(blocks, device, max(block.longest for block in blocks), held, keep)
 
 
 def runs(blocks: Sequence[AttentionBlock], device: torch.device) -> Runs:
     queries: list[int] = []
     keys: list[int] = []
     rows: list[NDArray[np.int64]] = []
-    start = 0
+    start, held = 0, sum(block.count * block.tokens for block in blocks)  # documents at hand stand behind the sequence's own keys
     for block in blocks:
         for _ in range(block.count):
             document = np.arange(start, start + block.document)
-            queries.append(block.document)
-            keys.append(block.document)
-            rows.append(document)
-            start += block.document
-            for length in block.suffixes:
-                queries.append(length)
-                keys.append(block.document + length)
-                rows += [document, np.arange(start, start + length)]
+            if block.is_held:
+                document += held - start
+                held += block.document
+            else:
+                queries.append(block.document)
+                keys.append(block.document)
+                rows.append(document)
+                start += block.document
+            tries = [trie for group in block.tries for trie in group] or [()] * len(block.suffixes)
+            for length, trie in zip(block.suffixes, tries, strict=True):
+                if stem := length - len(trie):
+                    queries.append(stem)
+                    keys.append(block.document + stem)
+                    rows += [document, np.arange(start, start + stem)]
+                for path in ancestry(trie):
+                    queries.append(1)
+                    keys.append(block.document + stem + int(path.sum()))
+                    rows += [document, np.arange(start, start + stem), start + stem + np.flatnonzero(path)]
                 start += length
     ends = [torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32).to(device, non_blocking=True) for lengths in (queries, keys)]
     key_rows = torch.from_numpy(np.concatenate(rows)).to(device, non_blocking=True) if queries != keys else None
@@ -121,7 +142,13 @@ def _torch_has_varlen() -> bool:
 
 
 def by_slices(
-    query_HTD: torch.Tensor, key_HTD: torch.Tensor, value_HTD: torch.Tensor, blocks: Blocks, scale: float | None, dropout: float
+    query_HTD: torch.Tensor,
+    key_HTD: torch.Tensor,
+    value_HTD: torch.Tensor,
+    blocks: Blocks,
+    scale: float | None,
+    dropout: float,
+    layer: int = 0,
 ) -> torch.Tensor:
     """Attention block by block; returns [T, H, D].
 
@@ -130,16 +157,22 @@ def by_slices(
     """
     sizes = [block.count * block.tokens for block in blocks.blocks]
     cut = [torch.split(heads.transpose(0, 1), sizes) for heads in (query_HTD, key_HTD, value_HTD)]
+    held = iter(blocks.held)
     outputs: list[torch.Tensor] = []
     for block, masks, *rows in zip(blocks.blocks, blocks.masks, *cut, strict=True):
-        parts = [block.document, *(sum(group) for group in block.groups)]
-        # [B, H, n, D] of the document and of every group
-        queries, keys, values = ([p.transpose(1, 2) for p in r.unflatten(0, (block.count, block.tokens)).split(parts, 1)] for r in rows)
-        attended = [_sdpa(queries[0], keys[0], values[0], None, scale, dropout)]
-        for part, mask in enumerate(masks, start=1):
-            seen = [torch.cat([x[0], x[part]], dim=2) for x in (keys, values)]
-            attended.append(_sdpa(queries[part], seen[0], seen[1], mask, scale, dropout))
-        outputs.append((torch.cat(attended, dim=2) if masks else attended[0]).transpose(1, 2).flatten(0, 1))
+        parts = [*([] if block.is_held else [block.document]), *(sum(group) for group in block.groups)]
+        # [B, H, n, D] of the document, where it stands here, and of every group
+        queries, keys, values = ([*(p.transpose(1, 2) for p in r.unflatten(0, (block.count, block.tokens)).split(parts, 1))] for r in rows)
+        attended = []
+        if block.is_held:
+            document = tuple(x.to(query_HTD.dtype) for x in next(held)[layer])
+        else:
+            document = keys.pop(0), values.pop(0)
+            attended.append(_sdpa(queries.pop(0), document[0], document[1], None, scale, dropout))
+        for query, key, value, mask in zip(queries, keys, values, masks, strict=True):
+            seen = [torch.cat(pair, dim=2) for pair in zip(document, (key, value), strict=True)]
+            attended.append(_sdpa(query, seen[0], seen[1], mask, scale, dropout))
+        outputs.append((torch.cat(attended, dim=2) if len(attended) > 1 else attended[0]).transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)
 
 
@@ -162,8 +195,14 @@ def by_runs(
     scale: float | None,
     dropout: float,
     kernel: Literal["flash-attn", "varlen"],
+    held: Layers = (),
 ) -> torch.Tensor:
-    """Attention of all runs in one call; returns [T, H, D]."""
+    """Attention of all runs in one call; returns [T, H, D]. `held`: keys and values of the documents at hand, in this layer."""
+    if held:
+        key_THD, value_THD = (
+            torch.cat([own, *(x[0].transpose(0, 1).to(own.dtype) for x in documents)])
+            for own, documents in zip((key_THD, value_THD), zip(*held, strict=True), strict=True)
+        )
     if runs.key_rows is not None:
         key_THD, value_THD = key_THD[runs.key_rows], value_THD[runs.key_rows]
     ends = (runs.query_ends, runs.key_ends, runs.most_queries, runs.most_keys)
@@ -218,30 +257,14 @@ def attend(
             f"{type(module).__name__} attends with {what}, and an example has {blocks.longest} tokens: packed sequences attend to all "
             "that stands before, with plain scores. Choose another architecture, or a max_length within the window."
         )
+    if blocks.keep:
+        blocks.kept.append([(key[:, :, span].clone(), value[:, :, span].clone()) for span in blocks.keep])
     if torch.is_autocast_enabled(query.device.type):  # sdpa is cast by itself, other kernels are not
         query, key, value = (x.to(torch.get_autocast_dtype(query.device.type)) for x in (query, key, value))
     chosen = kernel(query.device, query.dtype, dropout=dropout > 0)
+    layer = cast(int, module.layer_idx) if blocks.held else 0
     if chosen == "slices":
-        return by_slices(query[0], key[0], value[0], blocks, scaling, dropout)[None], None
+        return by_slices(query[0], key[0], value[0], blocks, scaling, dropout, layer)[None], None
     query_THD, key_THD, value_THD = (x[0].transpose(0, 1) for x in (query, key, value))
-    return by_runs(query_THD, key_THD, value_THD, blocks.runs, scaling, dropout, chosen)[None], None
-
-
-# --- label tries -----------------------------------------------------------------------------------------------------------------------
-
-
-def tree_positions_and_mask(chunk_of_T: NDArray[np.int64], parents_C: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Positions [T] and visibility bool [T, T] of tokens laid out as a forest of chunks.
-
-    A chunk is a run of consecutive tokens; `parents_C[c]` is the chunk it continues (-1: none) and stands before it. A token sees
-    the earlier tokens of its own chunk and all tokens of the chunks above; its position counts exactly those.
-    """
-    chunks = len(parents_C)
-    above_CC = np.zeros((chunks, chunks), bool)
-    for chunk, parent in enumerate(parents_C):
-        if parent >= 0:
-            above_CC[chunk] = above_CC[parent]
-        above_CC[chunk, chunk] = True
-    visible_TT = above_CC[chunk_of_T][:, chunk_of_T]
-    visible_TT &= np.tri(len(chunk_of_T), dtype=bool)
-    return visible_TT.sum(1).astype(np.int64) - 1, visible_TT
+    held = [layers[layer] for layers in blocks.held]
+    return by_runs(query_THD, key_THD, value_THD, blocks.runs, scaling, dropout, chosen, held)[None], None

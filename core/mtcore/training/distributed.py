@@ -212,13 +212,14 @@ def _fsdp(distribution: Distribution, *, is_bf16: bool) -> Accelerator:
 
 
 def _deepspeed(distribution: Distribution, *, is_bf16: bool) -> Accelerator:
-    from deepspeed import comm
+    from deepspeed import comm, ops
     from deepspeed.utils import logger
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     for handler in logger.handlers:
         handler.setStream(sys.stderr)  # stdout is for results
-    with redirect_stdout(sys.stderr):  # where it tells what it compiles for processors
+    ops.__compatible_ops__["deepspeed_shm_comm"] = False  # processors exchange by gloo: its own way would be compiled first, for a minute
+    with redirect_stdout(sys.stderr):
         comm.init_distributed(auto_mpi_discovery=False, verbose=False)
     logger.setLevel("ERROR")
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # of calls that are DeepSpeed's, at every step

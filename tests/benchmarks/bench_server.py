@@ -1,0 +1,531 @@
+"""B7: the online server under open-loop load: against a naive server and LitServe, and one multi-task server against N single-task ones."""
+
+import argparse
+import importlib.metadata
+import json
+import math
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import uvloop
+from servers.bundles import chat_specs, hotel_specs, make_bundle, parameters, texts
+from servers.load import Arrival, Call, Client, Measured, message
+from servers.processes import Server, cpu_seconds, free_port, memory, pin, python, start
+
+RESULT = Path("runs/benchmarks/server.json")
+PEERS_BODY, MANY_BODY = (256, 4), (256, 6)
+"""Wide × layers: so small among peers that the slowest of them answers enough requests for a P99."""
+SERVER_CORE, GENERATOR_CORE = 0, 1
+LEAD, SECONDS = 1.0, 10.0
+CLOSED_SECONDS = 3.0
+LEAST_BOUND, TIMES_UNLOADED = 0.25, 5.0
+"""The bound on P99 for a comparison: so many times what the other side takes when nothing else is asked, so that it does not decide against
+it by itself (where requests wait for one that takes always the same, P99 is five times that at about 60 % load), and at least a quarter of a
+second."""
+SHARES = (0.4, 0.5, 0.6, 0.7, 0.775, 0.85, 0.925, 1.0, 1.1)
+FEWER_SHARES = (0.45, 0.6, 0.75, 0.875, 1.0)
+"""Rates that are tried, as shares of what the same server answers in a closed loop: by bisection."""
+CONSUMERS, TASKS_EACH, WITHIN = 5, 2, 0.1
+"""In the shared mix every conversation is asked by so many consumers, each so many tasks, within so many seconds."""
+LITSERVE = ((4, 0.005), (8, 0.005), (8, 0.02), (16, 0.02))
+"""Largest batch and seconds that LitServe waits for one: the best is taken."""
+COUNTS = (1, 5, 11, 17)
+AGREE = 1e-4
+"""By how much probabilities of two servers may differ."""
+OURS = "mtcore serve"
+
+Probabilities = dict[str, dict[str, float]]
+Plan = Callable[[float, float], list[Arrival]]
+"""Arrivals for a rate in answers a second, over so many seconds."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure."""
+
+    seconds: float
+    closed: float
+    steps: int
+
+
+# --- workloads -------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Documents:
+    """Texts that are handed out one after the other, so that servers meet each of them once in a long while."""
+
+    texts: list[str]
+    next: int = 0
+
+    def take(self) -> str:
+        self.next += 1
+        return self.texts[self.next % len(self.texts)]
+
+
+def body(text: str, tasks: Sequence[str]) -> bytes:
+    return json.dumps({"documents": [text], "tasks": list(tasks)}, ensure_ascii=False).encode()
+
+
+def new_documents(port: int, path: str, tasks: Sequence[str], documents: Documents) -> Plan:
+    """Every request brings a document of its own and asks all tasks of it."""
+
+    def plan(rate: float, seconds: float) -> list[Arrival]:
+        return [
+            Arrival(at, (Call(port, message(path, body(documents.take(), tasks))),), len(tasks))
+            for at in moments(rate / len(tasks), seconds)
+        ]
+
+    return plan
+
+
+def shared_documents(port: int, path: str, tasks: Sequence[str], documents: Documents) -> Plan:
+    """Several consumers ask different tasks of the same conversation within a short time."""
+    random = Random(7)
+
+    def plan(rate: float, seconds: float) -> list[Arrival]:
+        arrivals = []
+        for at in moments(rate / (CONSUMERS * TASKS_EACH), seconds):
+            text, order = documents.take(), random.sample(list(tasks), len(tasks))
+            for consumer in range(CONSUMERS):
+                asked = order[consumer * TASKS_EACH : (consumer + 1) * TASKS_EACH]
+                call = Call(port, message(path, body(text, asked)))
+                arrivals.append(Arrival(at + random.uniform(0, WITHIN), (call,), TASKS_EACH))
+        return sorted(arrivals, key=lambda arrival: arrival.at)
+
+    return plan
+
+
+MIXES = {"new documents": new_documents, "shared documents": shared_documents}
+
+
+def separate_servers(ports: Sequence[int], path: str, tasks: Sequence[str], documents: Documents) -> Plan:
+    """Every document is asked at as many servers as tasks, at once; it is answered when the last of them has."""
+
+    def plan(rate: float, seconds: float) -> list[Arrival]:
+        arrivals = []
+        for at in moments(rate / len(tasks), seconds):
+            text = documents.take()
+            calls = tuple(Call(port, message(path, body(text, [task]))) for port, task in zip(ports, tasks, strict=True))
+            arrivals.append(Arrival(at, calls, len(tasks)))
+        return arrivals
+
+    return plan
+
+
+def moments(rate: float, seconds: float) -> list[float]:
+    """A Poisson process that is known to have just `rate * seconds` events: they lie anywhere, each by itself."""
+    random = Random(round(rate * 1000))
+    return sorted(random.uniform(0, seconds) for _ in range(max(2, round(rate * seconds))))
+
+
+# --- one server ------------------------------------------------------------------------------------------------------------------------
+
+
+async def unloaded(client: Client, plan: Plan, seconds: float) -> float:
+    """The median latency where one request is asked at a time."""
+    calls = [arrival.calls for arrival in plan(200, 10)]
+    return statistics.median(await client.closed_loop(calls, 1, seconds))
+
+
+async def capacity(client: Client, plan: Plan, seconds: float, servers: Sequence[Server], concurrency: int = 16) -> dict[str, float]:
+    """Answers a second in a closed loop, and where our server says it, the share of the time in which its model computed."""
+    arrivals = plan(1000, 10)
+    await client.closed_loop([a.calls for a in arrivals[: 2 * concurrency]], concurrency, 1.0)
+    model, cpu, begun = model_seconds(servers), cpu_seconds(servers), time.perf_counter()
+    latencies = await client.closed_loop([a.calls for a in arrivals[2 * concurrency :]], concurrency, seconds)
+    wall = time.perf_counter() - begun
+    busy = {} if model is None else {"model_share": ((model_seconds(servers) or 0.0) - model) / wall}
+    rate = len(latencies) * arrivals[0].answers / wall
+    return {"answers_per_second": rate, "p50": statistics.median(latencies), "cpu": (cpu_seconds(servers) - cpu) / wall, **busy}
+
+
+def model_seconds(servers: Sequence[Server]) -> float | None:
+    """Seconds that the models of our servers have computed; None where a peer does not count them."""
+    if any(server.ready != "/ready" for server in servers):
+        return None
+    total = 0.0
+    for server in servers:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics") as answer:
+            total += sum(float(v) for v in re.findall(r"^mtcore_model_seconds_total\S* (\S+)$", answer.read().decode(), re.MULTILINE))
+    return total
+
+
+async def point(client: Client, plan: Plan, rate: float, bound: float, seconds: float, servers: Sequence[Server]) -> dict[str, Any]:
+    """One rate: latencies, refusals, and what the servers and the generator took."""
+    arrivals = plan(rate, LEAD + seconds)
+    cpu, begun = cpu_seconds(servers), time.perf_counter()
+    measured: Measured = await client.open_loop(arrivals, LEAD, give_up=4 * bound)
+    wall = time.perf_counter() - begun
+    taken = cpu_seconds(servers) - cpu
+    return {
+        "offered": rate,
+        "answered": measured.answers / seconds,
+        "requests": len(measured.latencies),
+        "p50": finite(measured.percentile(0.5)),
+        "p99": finite(measured.percentile(0.99)),
+        "refused": sum(count for status, count in measured.statuses.items() if status != 200),
+        "is_cut_short": measured.is_given_up,
+        "server_cores": taken / wall,
+        "core_seconds_per_1000": 1000 * taken / (rate * (LEAD + seconds)),
+        "generator_cores": measured.generator_cpu / wall,
+        "latest_send": measured.latest_send,
+    }
+
+
+def finite(seconds: float) -> float | None:
+    return seconds if math.isfinite(seconds) else None
+
+
+@dataclass
+class Curve:
+    """One server under one load: the points that were measured, by share of what it answers in a closed loop."""
+
+    client: Client
+    plan: Plan
+    most: float
+    effort: Effort
+    servers: Sequence[Server]
+    shares: Sequence[float] = SHARES
+    points: dict[float, dict[str, Any]] = field(default_factory=dict)
+
+    async def best(self, bound: float) -> dict[str, Any] | None:
+        """The highest of the rates whose P99 stays within the bound, by bisection; None where that of the lowest does not."""
+        low, high, steps = -1, len(self.shares), 0
+        while high - low > 1 and steps < self.effort.steps:
+            middle, steps = (low + high) // 2, steps + 1
+            share = self.shares[middle]
+            if share not in self.points:
+                self.points[share] = await point(self.client, self.plan, share * self.most, bound, self.effort.seconds, self.servers)
+                print("  ", describe(self.points[share]), flush=True)
+            p99 = self.points[share]["p99"]
+            low, high = (middle, high) if p99 is not None and p99 <= bound else (low, middle)
+        return self.points[self.shares[low]] if low >= 0 else None
+
+    def row(self) -> list[dict[str, Any]]:
+        return [self.points[share] for share in sorted(self.points)]
+
+
+def describe(row: dict[str, Any]) -> str:
+    p99 = f"{row['p99'] * 1000:.0f} ms" if row["p99"] is not None else "never"
+    return (
+        f"{row['offered']:7.1f} answers/s: P99 {p99} ({row['requests']} requests, {row['refused']} refused), "
+        f"{row['core_seconds_per_1000']:.2f} core-seconds a 1,000; generator {row['generator_cores']:.0%}"
+    )
+
+
+async def answers(client: Client, port: int, path: str, asked: Sequence[tuple[str, Sequence[str]]]) -> list[Probabilities]:
+    """Probabilities by task, of some requests."""
+    found = []
+    for text, tasks in asked:
+        status, content = await client.ask(Call(port, message(path, body(text, tasks))))
+        if status != 200:
+            raise RuntimeError(f"status {status}: {content[:500]!r}")
+        data = json.loads(content)
+        if "results" in data:
+            data = {name: answer["probabilities"] for name, answer in data["results"][0]["answers"].items()}
+        found.append(data)
+    return found
+
+
+def differ(one: Sequence[Probabilities], other: Sequence[Probabilities]) -> float:
+    """The largest difference between two servers' probabilities."""
+    return max(abs(a[task][label] - b[task][label]) for a, b in zip(one, other, strict=True) for task in b for label in b[task])
+
+
+def ours(bundle: Path, folder: Path, name: str = OURS) -> Server:
+    port = free_port()
+    command = [str(Path(sys.executable).with_name("mtcore")), "serve", str(bundle), "--port", str(port), "--threads", "1"]
+    return start(name, command, port, "/ready", folder)
+
+
+# --- B7a -------------------------------------------------------------------------------------------------------------------------------
+
+
+async def against_peers(client: Client, effort: Effort, folder: Path) -> dict[str, Any]:
+    """The three servers in turn, on the same bundle and one core, under both mixes."""
+    specs = chat_specs()
+    bundle = make_bundle(folder / "chat", specs, *PEERS_BODY)
+    documents, tasks = Documents(texts(3000)), list(specs)
+    samples = [(documents.take(), tasks) for _ in range(8)]
+    expected: list[Probabilities] = []
+    bounds: dict[str, dict[str, float]] = {mix: {} for mix in MIXES}
+    alone = without_server(bundle, documents.texts[:32], folder)
+
+    async def measure(server: Server, path: str) -> dict[str, Any]:
+        """A peer sets a bound of its own; ours, which comes last, is measured at all of them."""
+        got = await answers(client, server.port, path, samples)
+        expected[:] = expected or got
+        row: dict[str, Any] = {"differ": differ(expected, got), "mixes": {}}
+        for mix, workload in MIXES.items():
+            plan = workload(server.port, path, tasks, documents)
+            first, most = await unloaded(client, plan, effort.closed), await capacity(client, plan, effort.closed, [server])
+            if server.name != OURS:
+                bounds[mix][server.name] = max(LEAST_BOUND, TIMES_UNLOADED * first)
+            print(f"{server.name}, {mix}: {1000 * first:.1f} ms alone, {most['answers_per_second']:.0f} answers/s closed", flush=True)
+            curve = Curve(client, plan, most["answers_per_second"], effort, [server])
+            asked = bounds[mix] if server.name == OURS else {server.name: bounds[mix][server.name]}
+            best = {peer: await curve.best(bound) for peer, bound in asked.items()}
+            row["mixes"][mix] = {"unloaded": first, "closed": most, "best": best, "points": curve.row()}
+        row["memory"] = memory([server])
+        return row
+
+    port = free_port()
+    naive = start("naive", python("naive.py", str(bundle), str(port)), port, "/health", folder)
+    systems = {"naive": await served(naive, lambda: measure(naive, "/predict"))}
+    tried = [(await tune(client, setting, bundle, tasks, documents, effort, folder), setting) for setting in LITSERVE]
+    lit = litserve(max(tried)[1], bundle, folder)
+    systems["LitServe"] = await served(lit, lambda: measure(lit, "/predict"))
+    systems["LitServe"]["tried"] = [{"max_batch_size": s, "batch_timeout": t, "answers_per_second": rate} for rate, (s, t) in tried]
+    own = ours(bundle, folder)
+    systems[OURS] = await served(own, lambda: measure(own, "/v1/predict"))
+    mine = systems[OURS]["mixes"]
+    return {
+        "systems": systems,
+        "alone": alone,
+        "tasks": len(tasks),
+        "parameters": parameters(bundle),
+        "bounds": bounds,
+        "ratios": {
+            mix: {peer: ratio(mine[mix]["best"][peer], systems[peer]["mixes"][mix]["best"][peer]) for peer in bounds[mix]} for mix in MIXES
+        },
+        "overhead_alone": mine["new documents"]["unloaded"] / alone["1"]["predict"] - 1,
+        "overhead_saturated": 1 / mine["new documents"]["closed"]["model_share"] - 1,
+    }
+
+
+async def served(server: Server, measure: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+    """Measure a server that was started, once it is ready, on its core; and end it."""
+    try:
+        server.wait()
+        pin([server], [SERVER_CORE])
+        return await measure()
+    finally:
+        server.stop()
+
+
+def litserve(setting: tuple[int, float], bundle: Path, folder: Path) -> Server:
+    port = free_port()
+    arguments = [str(bundle), str(port), str(setting[0]), str(setting[1])]
+    return start("LitServe", python("lit.py", *arguments), port, "/health", folder)
+
+
+async def tune(
+    client: Client, setting: tuple[int, float], bundle: Path, tasks: Sequence[str], documents: Documents, effort: Effort, folder: Path
+) -> float:
+    """Answers a second that LitServe gives with this setting in a closed loop: the geometric mean over both mixes."""
+    server = litserve(setting, bundle, folder)
+
+    async def measure() -> dict[str, Any]:
+        plans = [workload(server.port, "/predict", tasks, documents) for workload in MIXES.values()]
+        return {"rates": [(await capacity(client, plan, effort.closed, [server]))["answers_per_second"] for plan in plans]}
+
+    rates = (await served(server, measure))["rates"]
+    print(f"LitServe {setting}: {', '.join(f'{rate:.0f}' for rate in rates)} answers/s closed", flush=True)
+    return statistics.geometric_mean(rates)
+
+
+def ratio(one: dict[str, Any] | None, other: dict[str, Any] | None) -> float | None:
+    """Of the rates of two points; None where one side kept to the bound at no rate."""
+    return one["offered"] / other["offered"] if one and other else None
+
+
+def without_server(bundle: Path, asked: Sequence[str], folder: Path) -> dict[str, Any]:
+    """What encoding and the model take by themselves, on the core that servers get."""
+    (folder / "asked.json").write_text(json.dumps(asked))
+    command = ["taskset", "-c", str(SERVER_CORE), *python("alone.py", str(bundle), str(folder / "asked.json"))]
+    rows: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    return rows
+
+
+# --- B7b -------------------------------------------------------------------------------------------------------------------------------
+
+
+async def one_against_many(client: Client, effort: Effort, folder: Path) -> list[dict[str, Any]]:
+    """N servers of one task each against one of all tasks: the same software, the same body, the same core."""
+    specs = hotel_specs()
+    names = list(specs)
+    documents = Documents(texts(3000))
+    samples = [documents.take() for _ in range(4)]
+    everything = make_bundle(folder / "hotel", specs, *MANY_BODY)
+    weights = (everything / "model.safetensors").stat().st_size / 2**20
+    rows: list[dict[str, Any]] = []
+
+    async def measure(name: str, servers: Sequence[Server], tasks: list[str], plan: Plan, bound: float | None) -> dict[str, Any]:
+        alone = await unloaded(client, plan, effort.closed)
+        most = await capacity(client, plan, effort.closed, servers, concurrency=8)
+        bound = bound or max(LEAST_BOUND, TIMES_UNLOADED * alone)
+        print(f"{name}, {len(tasks)} tasks: {alone * 1000:.1f} ms alone, {most['answers_per_second']:.0f} answers/s closed", flush=True)
+        curve = Curve(client, plan, most["answers_per_second"], effort, servers, FEWER_SHARES)
+        best = await curve.best(bound)
+        taken = {"memory": memory(servers), "weights": weights * len(servers)}
+        return {"unloaded": alone, "closed": most, "bound": bound, "best": best, "points": curve.row(), **taken}
+
+    many: list[Server] = []
+    try:
+        for count in COUNTS:
+            tasks = names[:count]
+            for name in tasks[len(many) :]:
+                only = make_bundle(folder / f"only-{name.rpartition('/')[2]}", {name: specs[name]}, *MANY_BODY)
+                many.append(ours(only, folder, name))
+                if len(many) > 1:  # two start at a time
+                    many[-2].wait()
+            for server in many:
+                server.wait()
+            pin(many, [SERVER_CORE])
+            plan = separate_servers([server.port for server in many], "/v1/predict", tasks, documents)
+            rows.append({"tasks": count, "separate": await measure("separate servers", many, tasks, plan, None)})
+        apart = [
+            {
+                name: (await answers(client, server.port, "/v1/predict", [(text, [name])]))[0][name]
+                for server, name in zip(many, names, strict=True)
+            }
+            for text in samples
+        ]
+    finally:
+        for server in many:
+            server.stop()
+
+    one = ours(everything, folder)
+    try:
+        one.wait()
+        pin([one], [SERVER_CORE])
+        together = await answers(client, one.port, "/v1/predict", [(text, names) for text in samples])
+        for row in rows:
+            tasks = names[: row["tasks"]]
+            plan = new_documents(one.port, "/v1/predict", tasks, documents)
+            row["together"] = await measure("one server", [one], tasks, plan, row["separate"]["bound"])
+            row["throughput_ratio"] = ratio(row["together"]["best"], row["separate"]["best"])
+            row["memory_ratio"] = row["separate"]["memory"]["pss"] / row["together"]["memory"]["pss"]
+            row["differ"] = differ(apart, together)
+    finally:
+        one.stop()
+
+    contrast = ours(make_bundle(folder / "task-first", specs, *MANY_BODY, layout="task-first"), folder, "task-first")
+    try:
+        contrast.wait()
+        pin([contrast], [SERVER_CORE])
+        plan = new_documents(contrast.port, "/v1/predict", names, documents)
+        alone = await unloaded(client, plan, effort.closed)
+        most = await capacity(client, plan, effort.closed, [contrast], concurrency=8)
+        rows[-1]["task_first"] = {"unloaded": alone, "closed": most}
+        print(f"one server, task-first: {alone * 1000:.1f} ms alone, {most['answers_per_second']:.0f} answers/s closed", flush=True)
+    finally:
+        contrast.stop()
+    return rows
+
+
+# --- what is said ----------------------------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=["b7a", "b7b"], help="one of the two parts; the other part of the results is kept")
+    parser.add_argument("--quick", action="store_true", help="short and rough: to see that it works")
+    chosen = parser.parse_args()
+    effort = Effort(2.0, 1.5, 2) if chosen.quick else Effort(SECONDS, CLOSED_SECONDS, 4)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    begun, load = time.perf_counter(), os.getloadavg()[0]
+    result: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
+    folder = Path(tempfile.mkdtemp(prefix="bench-server-"))
+    try:
+        os.sched_setaffinity(0, {GENERATOR_CORE} if (os.cpu_count() or 1) > 1 else {0})
+        result |= uvloop.run(run(chosen.only, effort, folder))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    versions = ("torch", "transformers", "fastapi", "uvicorn", "litserve")
+    result["about"] = {
+        "versions": {name: importlib.metadata.version(name) for name in versions},
+        "load": [load, os.getloadavg()[0]],
+        "seconds": time.perf_counter() - begun,
+        "is_quick": chosen.quick,
+        "bodies": {"peers": PEERS_BODY, "many": MANY_BODY},
+    }
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=1))
+    print(tables(result))
+    print(f"{result['about']['seconds']:.0f} s, load {load:.1f} before; {RESULT}")
+    differences = [row["differ"] for row in result.get("one_against_many", [])]
+    differences += [system["differ"] for system in result.get("against_peers", {}).get("systems", {}).values()]
+    if max(differences) > AGREE:
+        raise SystemExit(f"servers answer differently: by {max(differences):.1e}")
+
+
+def tables(result: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    lines: list[str] = []
+    if peers := result.get("against_peers"):
+        lines += [
+            "| | mix | alone | closed loop, answers/s | most answers/s within P99 | core-seconds a 1,000 | memory |",
+            "|---" * 7 + "|",
+        ]
+        for name, system in peers["systems"].items():
+            for mix, row in system["mixes"].items():
+                best = "; ".join(f"{rate(b)} in {1000 * peers['bounds'][mix][peer]:.0f} ms" for peer, b in row["best"].items())
+                cost = "; ".join(f"{b['core_seconds_per_1000']:.2f}" if b else "–" for b in row["best"].values())
+                closed, mib = row["closed"]["answers_per_second"], system["memory"]["pss"]
+                lines.append(f"| {name} | {mix} | {1000 * row['unloaded']:.1f} ms | {closed:.0f} | {best} | {cost} | {mib:.0f} MiB |")
+        for mix, ratios in peers["ratios"].items():
+            lines.append(f"\n{mix}: " + ", ".join(f"{times(value)} × {peer}" for peer, value in ratios.items()))
+        lines.append(
+            f"server over model: {peers['overhead_alone']:+.1%} alone, {peers['overhead_saturated']:+.1%} at saturation; "
+            f"answers differ by {max(s['differ'] for s in peers['systems'].values()):.1e}\n"
+        )
+    if rows := result.get("one_against_many"):
+        lines += [
+            "| tasks | | PSS (USS) | of it weights | alone | bound | answers/s | core-seconds a 1,000 | GiB-seconds a 1,000 |",
+            "|---" * 9 + "|",
+        ]
+        for row in rows:
+            for side in ("separate", "together"):
+                r, best = row[side], row[side]["best"]
+                pss, uss = r["memory"]["pss"], r["memory"]["uss"]
+                cost = f"{best['core_seconds_per_1000']:.2f} | {pss / 1024 * 1000 / best['offered']:.1f}" if best else "– | –"
+                lines.append(
+                    f"| {row['tasks']} | {side} | {pss:,.0f} MiB ({uss:,.0f}) | {r['weights']:.0f} MiB | {1000 * r['unloaded']:.0f} ms "
+                    f"| {1000 * r['bound']:.0f} ms | {rate(best)} | {cost} |"
+                )
+        for row in rows:
+            lines.append(
+                f"\n{row['tasks']} tasks: {times(row['throughput_ratio'])} × the answers, {row['memory_ratio']:.1f} × less memory, differ by {row['differ']:.1e}"
+            )
+        if first := rows[-1].get("task_first"):
+            lines.append(
+                f"\ntask-first: {1000 * first['unloaded']:.0f} ms alone, {first['closed']['answers_per_second']:.0f} answers/s closed"
+            )
+    return "\n".join(lines)
+
+
+def rate(best: dict[str, Any] | None) -> str:
+    return f"{best['offered']:.0f}" if best else "none"
+
+
+def times(value: float | None) -> str:
+    return f"{value:.2f}" if value is not None else "–"
+
+
+async def run(only: str | None, effort: Effort, folder: Path) -> dict[str, Any]:
+    client = Client()
+    result: dict[str, Any] = {}
+    if only != "b7b":
+        result["against_peers"] = await against_peers(client, effort, folder)
+    if only != "b7a":
+        result["one_against_many"] = await one_against_many(client, effort, folder)
+    client.close()
+    return result
+
+
+if __name__ == "__main__":
+    main()
