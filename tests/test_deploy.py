@@ -155,6 +155,15 @@ def test_prometheus_asks_the_composed_server_and_its_alerts_name_metrics_that_th
         assert named <= known
 
 
+def test_ray_is_told_arguments_and_bounds_that_there_are():
+    online = pytest.importorskip("mtcore_ray_serve", reason="mtcore-launcher-ray is not installed: pip install ./plugins/launcher-ray")
+    (application,) = yaml.safe_load((DEPLOY / "ray-serve.yaml").read_text(encoding="utf-8"))["applications"]
+    module, _, name = application["import_path"].partition(":")
+    assert callable(getattr(online, name))
+    assert module == online.__name__
+    Limits(**online.Arguments(**application["args"]).limits)
+
+
 def commands() -> Iterator[str]:
     """What docs/serving.md has a person type of mtcore's own commands."""
     for block in re.findall(r"(?m)(?:^ {4}.*\n)+", (ROOT / "docs/serving.md").read_text(encoding="utf-8")):

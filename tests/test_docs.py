@@ -103,4 +103,4 @@ def test_a_plugin_in_the_repository_ships_a_readme_tests_and_a_licence():
         assert project["license"] == "Apache-2.0"
         assert (pyproject.parent / "README.md").is_file()
         assert list(pyproject.parent.glob("tests/test_*.py"))
-        assert "mtcore" in project["entry-points"]
+        assert {"mtcore", "mtcore.commands"} & project["entry-points"].keys()

@@ -135,5 +135,5 @@ def test_scoring_labels_costs_what_torch_counts_without_padding():
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         score_labels(model, [Query(prompt, trie)], batch_tokens=1000)
     size, nodes = model_size(model), 3  # 1, 1 2 and 5
-    hidden = 10**2 + nodes * (10 + nodes) - (55 + 30 + 4)  # pairs that are computed and not seen
+    hidden = (10 + nodes) ** 2 - (55 + 30 + 4)  # pairs that are computed and not seen
     assert task.flops(size, 10) == counter.get_total_flops() - size.forward_flops(0, hidden, 0)

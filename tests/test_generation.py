@@ -1,5 +1,7 @@
 """Texts are read once and continued: to the hidden states of whole sequences, and to the very tokens of transformers' own generation."""
 
+from collections import deque
+
 import numpy as np
 import pytest
 import torch
@@ -137,7 +139,7 @@ def test_rows_of_several_readings_stand_side_by_side(model):
 def test_texts_are_laid_out_whole_and_what_they_share_once(lengths, wanted):
     documents = some(lengths)
     texts = [np.concatenate([documents[i % len(documents)], some([own], own)[0]]) for i, own in wanted]
-    layout = lay_out(texts)
+    layout = lay_out(texts, [0] * len(texts))
     for text, columns in zip(texts, layout.columns, strict=True):
         assert layout.ids_T[columns].tolist() == text.tolist()
         assert layout.positions_T[columns].tolist() == list(range(len(text)))
@@ -147,7 +149,7 @@ def test_texts_are_laid_out_whole_and_what_they_share_once(lengths, wanted):
 
 def test_a_shared_document_is_read_once():
     document = some([30])[0]
-    layout = lay_out([np.concatenate([document, own]) for own in some([3, 5, 2])] + some([20], seed=9))
+    layout = lay_out([np.concatenate([document, own]) for own in some([3, 5, 2])] + some([20], seed=9), [0] * 4)
     assert len(layout.ids_T) == 30 + 3 + 5 + 2 + 20
 
 
@@ -186,6 +188,31 @@ def test_what_the_store_keeps_holds_nothing_else_in_memory(model):
     assert kept.untyped_storage().nbytes() == kept.nbytes == 2 * 16 * 5 * 4
 
 
+@settings(max_examples=25, deadline=None)
+@given(LENGTHS, st.lists(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 6)), min_size=1, max_size=4), min_size=1, max_size=3))
+def test_texts_over_stems_that_are_held_are_the_texts_read_whole(model, lengths, calls):
+    """Stems of all lengths, some held, some new, some shared; in a store that holds few of them."""
+    cache, documents = PrefixCache(20), some(lengths)
+    for call in calls:
+        texts = [np.concatenate([documents[i % len(documents)], some([own], own)[0]]) for i, own in call]
+        stems = [len(documents[i % len(documents)]) for i, _ in call]
+        read = cache.read(model, texts, stems)
+        hidden, _ = read.extend(model, np.full((len(texts), 1), 5))
+        for row, text in enumerate(texts):
+            expected = whole(model, [*text, 5])
+            assert_close(read.last_BD[row], expected[-2])
+            assert_close(hidden[row, 0], expected[-1])
+        assert cache.held <= 20
+
+
+def test_a_stem_that_is_held_is_not_read_again(model):
+    cache, (stem, own) = PrefixCache(100), some([30, 4])
+    cache.read(model, [np.concatenate([stem, own])], [30])
+    assert_close(cache.lookup(stem).last_BD[0], whole(model, stem)[-1])
+    layout = lay_out([np.concatenate([stem, own[:2]]), np.concatenate([stem, own]), own], [30, 30, 0])
+    assert len(layout.ids_T) == 2 + 4 + 4
+
+
 # --- generation ------------------------------------------------------------------------------------------------------------------------
 
 
@@ -196,6 +223,9 @@ def test_what_is_generated_is_what_transformers_generates(model, batch_tokens):
     limits, forbidden = [9, 4, 12, 1, 6, 80, 5, 7], [1, 2, 3, END]
     expected = [reference(model, prompt, limit, forbidden) for prompt, limit in zip(prompts, limits, strict=True)]
     assert generate(model, prompts, limits, END, forbidden, batch_tokens) == expected
+    held, stems = PrefixCache(25), [0, 5, 0, 3, 30, 9, 20, 20]
+    for _ in range(2):  # reads the stems, and is spared it
+        assert generate(model, prompts, limits, END, forbidden, batch_tokens, held, stems) == expected
     assert {len(new) < limit for new, limit in zip(expected, limits, strict=True)} == {True, False}  # some end by themselves
     assert not {1, 2, 3, END} & {i for new in expected for i in new}
 
@@ -208,8 +238,6 @@ def test_what_is_forbidden_would_have_come_out_otherwise(model):
 
 
 def test_whoever_waits_takes_the_place_of_those_that_ended():
-    from collections import deque
-
     waiting, reach = deque([3, 0, 1, 2]), [10, 10, 5, 20]
     assert admit(waiting, reach, [], 50) == [3, 0]  # of 20 tokens each
     assert admit(waiting, reach, [0], 30) == [1, 2]  # where the longest has left, three of 10

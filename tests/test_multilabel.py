@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mtcore.data.text import TextEncoder, TextPair
+from mtcore.inference.cache import PrefixCache
 from mtcore.inference.multilabel import Grammar, choose_labels
 from mtcore.inference.scoring import Query, score_labels, softmax
 from mtcore.inference.trie import next_labels
@@ -22,6 +23,7 @@ SPECS = [
     spec("few", {"a": "a", "b": "b"}, "n", ","),
     spec("many", {word: word for word in ("a", "b", "cd", "ce", "cfg", "h", "i", "jk", "jl")}, "n", ";"),
     spec("one", {"x": "好"}, "n", "、"),
+    spec("long", {"p": "cd", "q": "cel", "r": "jkl"}, "nnnn", ","),
 ]
 
 
@@ -47,7 +49,7 @@ def encoder(base_folder):
 
 @pytest.fixture(scope="module")
 def asked(encoder):
-    """Prompts and their specs, among them three tasks asked of one document."""
+    """Prompts and their specs, among them several tasks asked of one document."""
     texts = ["今天", "the quick brown fox", "房间也很干净。" * 8, "?", "x y z" * 5, "服务"]
     pairs = [TextPair((Piece(text, is_user=True), Piece(f"\n{spec.name}: ")), ()) for text in texts for spec in SPECS]
     return [e.prompt for e in encoder.encode(pairs, 0)], [spec for _ in texts for spec in SPECS]
@@ -72,6 +74,10 @@ def test_labels_and_their_probabilities_are_those_of_reading_the_prompt_at_every
     prompts, specs = asked
     grammars = {spec.name: Grammar(spec, encoder) for spec in SPECS}
     ours = choose_labels(model, prompts, [grammars[spec.name] for spec in specs], batch_tokens)
+    held, stems = PrefixCache(100), [len(prompt) - 4 for prompt in prompts]
+    for _ in range(2):  # reads the stems, and is spared it
+        over_stems = choose_labels(model, prompts, [grammars[spec.name] for spec in specs], batch_tokens, held, stems)
+        assert over_stems == [pytest.approx(labels, abs=1e-5) for labels in ours]
     theirs = [again_and_again(model, prompt, spec, encoder) for prompt, spec in zip(prompts, specs, strict=True)]
     assert [list(labels) for labels in ours] == [list(labels) for labels in theirs]
     for labels, expected in zip(ours, theirs, strict=True):

@@ -89,3 +89,11 @@ def test_the_version_of_a_bundle_is_that_of_what_it_answers_with():
     manifest = BundleManifest(method="text2text", options={}, tasks={}, base="toy", base_digest="", files={"model.safetensors": "0"})
     with_card = manifest.model_copy(update={"files": {"model.safetensors": "0", "README.md": "1"}})
     assert manifest.version == with_card.version != manifest.model_copy(update={"files": {"model.safetensors": "2"}}).version
+
+
+def test_whoever_may_read_the_manifest_may_read_the_weights(tmp_path):
+    def fill(folder):
+        (folder / "model.safetensors").touch(mode=0o600)
+
+    folder = write_bundle(tmp_path / "bundle", BundleManifest(method="text2text", options={}, tasks={}, base="toy", base_digest=""), fill)
+    assert (folder / "model.safetensors").stat().st_mode == (folder / "mtcore.json").stat().st_mode

@@ -61,6 +61,9 @@ def write_bundle(folder: Path, manifest: BundleManifest, fill: Callable[[Path], 
     fill(temporary)
     files = {str(p.relative_to(temporary)): _sha256(p) for p in sorted(temporary.rglob("*")) if p.is_file()}
     (temporary / MANIFEST).write_text(manifest.model_copy(update={"files": files}).model_dump_json(indent=2), encoding="utf-8")
+    mode = (temporary / MANIFEST).stat().st_mode
+    for name in files:
+        (temporary / name).chmod(mode)  # safetensors lets nobody but the owner read weights, and a server is often another user
     put_folder(temporary, folder)
     return folder
 

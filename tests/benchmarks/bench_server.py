@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -28,8 +27,7 @@ RESULT = Path("runs/benchmarks/server.json")
 PEERS_BODY, MANY_BODY = (256, 4), (256, 6)
 """Wide × layers: so small among peers that the slowest of them answers enough requests for a P99."""
 SERVER_CORE, GENERATOR_CORE = 0, 1
-LEAD, SECONDS = 1.0, 10.0
-CLOSED_SECONDS = 3.0
+LEAD = 1.0
 LEAST_BOUND, TIMES_UNLOADED = 0.25, 5.0
 """The bound on P99 for a comparison: so many times what the other side takes when nothing else is asked, so that it does not decide against
 it by itself (where requests wait for one that takes always the same, P99 is five times that at about 60 % load), and at least a quarter of a
@@ -45,6 +43,7 @@ COUNTS = (1, 5, 11, 17)
 AGREE = 1e-4
 """By how much probabilities of two servers may differ."""
 OURS = "mtcore serve"
+PACKAGES = ("torch", "transformers", "fastapi", "uvicorn", "litserve")
 
 Probabilities = dict[str, dict[str, float]]
 Plan = Callable[[float, float], list[Arrival]]
@@ -56,8 +55,13 @@ class Effort:
     """How long to measure."""
 
     seconds: float
+    """Of a point, after a lead that is not counted."""
     closed: float
+    """Of a closed loop."""
     steps: int
+    """Points of a bisection."""
+    counts: Sequence[int]
+    """Tasks, one server against one each."""
 
 
 # --- workloads -------------------------------------------------------------------------------------------------------------------------
@@ -254,15 +258,16 @@ def ours(bundle: Path, folder: Path, name: str = OURS) -> Server:
 # --- B7a -------------------------------------------------------------------------------------------------------------------------------
 
 
-async def against_peers(client: Client, effort: Effort, folder: Path) -> dict[str, Any]:
+async def against_peers(effort: Effort, folder: Path) -> dict[str, Any]:
     """The three servers in turn, on the same bundle and one core, under both mixes."""
+    client = Client()
     specs = chat_specs()
     bundle = make_bundle(folder / "chat", specs, *PEERS_BODY)
     documents, tasks = Documents(texts(3000)), list(specs)
     samples = [(documents.take(), tasks) for _ in range(8)]
     expected: list[Probabilities] = []
     bounds: dict[str, dict[str, float]] = {mix: {} for mix in MIXES}
-    alone = without_server(bundle, documents.texts[:32], folder)
+    alone = without_server(bundle, documents.texts[-96:], folder)
 
     async def measure(server: Server, path: str) -> dict[str, Any]:
         """A peer sets a bound of its own; ours, which comes last, is measured at all of them."""
@@ -292,11 +297,13 @@ async def against_peers(client: Client, effort: Effort, folder: Path) -> dict[st
     own = ours(bundle, folder)
     systems[OURS] = await served(own, lambda: measure(own, "/v1/predict"))
     mine = systems[OURS]["mixes"]
+    client.close()
     return {
         "systems": systems,
         "alone": alone,
         "tasks": len(tasks),
-        "parameters": parameters(bundle),
+        "body": {"width": PEERS_BODY[0], "layers": PEERS_BODY[1], "parameters": parameters(bundle)},
+        "differ": max(system["differ"] for system in systems.values()),
         "bounds": bounds,
         "ratios": {
             mix: {peer: ratio(mine[mix]["best"][peer], systems[peer]["mixes"][mix]["best"][peer]) for peer in bounds[mix]} for mix in MIXES
@@ -353,8 +360,9 @@ def without_server(bundle: Path, asked: Sequence[str], folder: Path) -> dict[str
 # --- B7b -------------------------------------------------------------------------------------------------------------------------------
 
 
-async def one_against_many(client: Client, effort: Effort, folder: Path) -> list[dict[str, Any]]:
+async def one_against_many(effort: Effort, folder: Path) -> dict[str, Any]:
     """N servers of one task each against one of all tasks: the same software, the same body, the same core."""
+    client = Client()
     specs = hotel_specs()
     names = list(specs)
     documents = Documents(texts(3000))
@@ -375,7 +383,7 @@ async def one_against_many(client: Client, effort: Effort, folder: Path) -> list
 
     many: list[Server] = []
     try:
-        for count in COUNTS:
+        for count in effort.counts:
             tasks = names[:count]
             for name in tasks[len(many) :]:
                 only = make_bundle(folder / f"only-{name.rpartition('/')[2]}", {name: specs[name]}, *MANY_BODY)
@@ -390,7 +398,7 @@ async def one_against_many(client: Client, effort: Effort, folder: Path) -> list
         apart = [
             {
                 name: (await answers(client, server.port, "/v1/predict", [(text, [name])]))[0][name]
-                for server, name in zip(many, names, strict=True)
+                for server, name in zip(many, names, strict=False)
             }
             for text in samples
         ]
@@ -409,7 +417,6 @@ async def one_against_many(client: Client, effort: Effort, folder: Path) -> list
             row["together"] = await measure("one server", [one], tasks, plan, row["separate"]["bound"])
             row["throughput_ratio"] = ratio(row["together"]["best"], row["separate"]["best"])
             row["memory_ratio"] = row["separate"]["memory"]["pss"] / row["together"]["memory"]["pss"]
-            row["differ"] = differ(apart, together)
     finally:
         one.stop()
 
@@ -424,43 +431,47 @@ async def one_against_many(client: Client, effort: Effort, folder: Path) -> list
         print(f"one server, task-first: {alone * 1000:.1f} ms alone, {most['answers_per_second']:.0f} answers/s closed", flush=True)
     finally:
         contrast.stop()
-    return rows
+    client.close()
+    return {
+        "rows": rows,
+        "body": {"width": MANY_BODY[0], "layers": MANY_BODY[1], "parameters": parameters(everything)},
+        "differ": differ(together, apart),
+    }
 
 
 # --- what is said ----------------------------------------------------------------------------------------------------------------------
 
 
+PARTS = {"b7a": ("against_peers", against_peers), "b7b": ("one_against_many", one_against_many)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=["b7a", "b7b"], help="one of the two parts; the other part of the results is kept")
+    parser.add_argument("--only", choices=list(PARTS), help="one of the two parts; what is known of the other is kept")
     parser.add_argument("--quick", action="store_true", help="short and rough: to see that it works")
+    parser.add_argument("--counts", nargs="+", type=int, default=list(COUNTS), help="of tasks, for b7b")
     chosen = parser.parse_args()
-    effort = Effort(2.0, 1.5, 2) if chosen.quick else Effort(SECONDS, CLOSED_SECONDS, 4)
+    effort = Effort(2.0, 1.5, 2, chosen.counts) if chosen.quick else Effort(10.0, 3.0, 4, chosen.counts)
     os.environ["OMP_NUM_THREADS"] = "1"
-    begun, load = time.perf_counter(), os.getloadavg()[0]
+    if (os.cpu_count() or 1) > 1:
+        os.sched_setaffinity(0, {GENERATOR_CORE})
     result: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
-    folder = Path(tempfile.mkdtemp(prefix="bench-server-"))
-    try:
-        os.sched_setaffinity(0, {GENERATOR_CORE} if (os.cpu_count() or 1) > 1 else {0})
-        result |= uvloop.run(run(chosen.only, effort, folder))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    versions = ("torch", "transformers", "fastapi", "uvicorn", "litserve")
-    result["about"] = {
-        "versions": {name: importlib.metadata.version(name) for name in versions},
-        "load": [load, os.getloadavg()[0]],
-        "seconds": time.perf_counter() - begun,
-        "is_quick": chosen.quick,
-        "bodies": {"peers": PEERS_BODY, "many": MANY_BODY},
-    }
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=1))
+    for key in [chosen.only] if chosen.only else PARTS:
+        name, measure = PARTS[key]
+        load, begun = os.getloadavg()[0], time.perf_counter()
+        with tempfile.TemporaryDirectory(prefix="bench-server-") as folder:
+            result[name] = uvloop.run(measure(effort, Path(folder)))
+        result[name]["about"] = {
+            "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+            "load": [load, os.getloadavg()[0]],
+            "seconds": time.perf_counter() - begun,
+            "is_quick": chosen.quick,
+        }
+        RESULT.parent.mkdir(parents=True, exist_ok=True)
+        RESULT.write_text(json.dumps(result, indent=1))
     print(tables(result))
-    print(f"{result['about']['seconds']:.0f} s, load {load:.1f} before; {RESULT}")
-    differences = [row["differ"] for row in result.get("one_against_many", [])]
-    differences += [system["differ"] for system in result.get("against_peers", {}).get("systems", {}).values()]
-    if max(differences) > AGREE:
-        raise SystemExit(f"servers answer differently: by {max(differences):.1e}")
+    if (worst := max(part["differ"] for part in result.values())) > AGREE:
+        raise SystemExit(f"servers answer differently: by {worst:.1e}")
 
 
 def tables(result: dict[str, Any]) -> str:
@@ -481,9 +492,10 @@ def tables(result: dict[str, Any]) -> str:
             lines.append(f"\n{mix}: " + ", ".join(f"{times(value)} × {peer}" for peer, value in ratios.items()))
         lines.append(
             f"server over model: {peers['overhead_alone']:+.1%} alone, {peers['overhead_saturated']:+.1%} at saturation; "
-            f"answers differ by {max(s['differ'] for s in peers['systems'].values()):.1e}\n"
+            f"answers differ by {peers['differ']:.1e}\n"
         )
-    if rows := result.get("one_against_many"):
+    if many := result.get("one_against_many"):
+        rows = many["rows"]
         lines += [
             "| tasks | | PSS (USS) | of it weights | alone | bound | answers/s | core-seconds a 1,000 | GiB-seconds a 1,000 |",
             "|---" * 9 + "|",
@@ -498,9 +510,8 @@ def tables(result: dict[str, Any]) -> str:
                     f"| {1000 * r['bound']:.0f} ms | {rate(best)} | {cost} |"
                 )
         for row in rows:
-            lines.append(
-                f"\n{row['tasks']} tasks: {times(row['throughput_ratio'])} × the answers, {row['memory_ratio']:.1f} × less memory, differ by {row['differ']:.1e}"
-            )
+            lines.append(f"\n{row['tasks']} tasks: {times(row['throughput_ratio'])} × the answers, {row['memory_ratio']:.1f} × less memory")
+        lines.append(f"\nanswers differ by {many['differ']:.1e}")
         if first := rows[-1].get("task_first"):
             lines.append(
                 f"\ntask-first: {1000 * first['unloaded']:.0f} ms alone, {first['closed']['answers_per_second']:.0f} answers/s closed"
@@ -514,17 +525,6 @@ def rate(best: dict[str, Any] | None) -> str:
 
 def times(value: float | None) -> str:
     return f"{value:.2f}" if value is not None else "–"
-
-
-async def run(only: str | None, effort: Effort, folder: Path) -> dict[str, Any]:
-    client = Client()
-    result: dict[str, Any] = {}
-    if only != "b7b":
-        result["against_peers"] = await against_peers(client, effort, folder)
-    if only != "b7a":
-        result["one_against_many"] = await one_against_many(client, effort, folder)
-    client.close()
-    return result
 
 
 if __name__ == "__main__":

@@ -202,8 +202,9 @@ def main() -> None:
             row = measure(document, tasks, models, costs, turns=chosen.turns if tasks <= 20 else 1, clock=CLOCKS[chosen.clock])
             rows.append(row)
             print(
-                f"| {document} | {tasks} | {row['tree_s'] * 1e3:,.0f} ms | {row['x_batched']:.2f} | {row['token_ratio']:.2f} | {row['of_token_ratio']:.2f} "
-                f"| {row['x_generate']:.1f} | {row['of_floor']:.2f} | {row['largest_difference']:.1e} | {', '.join(missed(row)) or '–'} |",
+                f"| {document} | {tasks} | {row['tree_s'] * 1e3:,.0f} ms | {row['x_batched']:.2f} | {row['token_ratio']:.2f} "
+                f"| {row['of_token_ratio']:.2f} | {row['x_generate']:.1f} | {row['of_floor']:.2f} | {row['largest_difference']:.1e} "
+                f"| {', '.join(missed(row)) or '–'} |",
                 flush=True,
             )
             assert row["largest_difference"] <= EQUAL, row

@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import uvloop
 from mtcore_serve.control import ask
 
@@ -135,7 +134,8 @@ class Server:
     @property
     def memory(self) -> float:
         """MiB."""
-        return psutil.Process(self.process.pid).memory_info().rss / 2**20
+        resident = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return resident * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     async def end(self) -> int:
         self.process.terminate()

@@ -39,6 +39,7 @@ class AttentionBlock:
 
     Without suffixes it is a plain causal segment. Suffixes are taken in groups: the tokens of a group look at the document and at the
     group through one mask (`visible`), so that short suffixes share a call. A suffix may end in a trie, whose tokens see their ancestors.
+    Where the document has no tokens, suffixes are all there is.
     """
 
     count: int

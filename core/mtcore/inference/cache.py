@@ -1,23 +1,21 @@
 """Keys and values of texts that have been read: continued by other tokens, repeated, joined; and a bounded store of them."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import Any, Self, cast
+from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 
 from mtcore.data.text import Ids
+from mtcore.inference.buffers import SLACK, Buffers, Layer, written
 from mtcore.inference.prefill import Layout, lay_out
 from mtcore.modeling.attention import NAME, Blocks, install, on_device
 
 Ints = NDArray[np.int64]
-
-SLACK = 64
-"""Columns that are allocated beyond those needed, so that a text which grows token by token is rarely moved."""
 
 
 # --- texts that can be continued -------------------------------------------------------------------------------------------------------
@@ -29,7 +27,7 @@ class Prefixes:
     Keys and values stand in columns, and every row says which of them hold its text, so that texts of any lengths stand side by side.
     """
 
-    def __init__(self, buffers: "_Buffers", seen_BC: torch.Tensor, lengths: Ints, last_BD: torch.Tensor) -> None:
+    def __init__(self, buffers: Buffers, seen_BC: torch.Tensor, lengths: Ints, last_BD: torch.Tensor) -> None:
         self.lengths = lengths
         """Tokens of each text [B]."""
         self.last_BD = last_BD
@@ -59,24 +57,24 @@ class Prefixes:
         """Texts of one length that were read elsewhere: keys and values [B, H, T, D] by layer."""
         rows, _, length, _ = layers[0][0].shape
         seen_BC = torch.ones(rows, length, dtype=torch.bool, device=last_BD.device)
-        return cls(_Buffers(layers, length), seen_BC, np.full(rows, length, np.int64), last_BD)
+        return cls(Buffers(layers, length), seen_BC, np.full(rows, length, np.int64), last_BD)
 
     @classmethod
     def read(cls, model: PreTrainedModel, texts: Sequence[Ids]) -> Self:
         """Read texts of at least one token each in one forward pass, without padding and without the head; what they share is read once."""
-        return cls._read(model, texts, None)[0]
+        return cls._read(model, texts, [None] * len(texts))[0]
 
     @classmethod
     @torch.no_grad()
-    def _read(cls, model: PreTrainedModel, texts: Sequence[Ids], held: Sequence["Prefixes | None"] | None) -> tuple[Self, torch.Tensor, Layout]:
+    def _read(cls, model: PreTrainedModel, texts: Sequence[Ids], held: Sequence["Prefixes | None"]) -> tuple[Self, torch.Tensor, Layout]:
         """The texts, of which beginnings may be at hand; the hidden states [T, D] of what was read; and where it stands."""
         if model.config._attn_implementation != NAME:
             install(model)
-        layout = lay_out(texts, held and [int(prefix.lengths[0]) if prefix else 0 for prefix in held])
-        at_hand = [prefix.layers for i in layout.held if held and (prefix := held[i])]
+        layout = lay_out(texts, [int(prefix.lengths[0]) if prefix else 0 for prefix in held])
+        at_hand = [prefix.layers for i in layout.held if (prefix := held[i])]
         device = model.device
         ids_T, positions_T = (torch.from_numpy(x).to(device) for x in (layout.ids_T, layout.positions_T))
-        cache = Cache(layer_class_to_replicate=_Layer)
+        cache = Cache(layer_class_to_replicate=Layer)
         hidden_TD = _forward(model, ids_T[None], positions_T[None], on_device(layout.blocks, device, held=at_hand), cache)[0]
         lengths = np.array([len(text) for text in texts], np.int64)
         columns_BC = np.zeros((len(texts), lengths.max()), np.int64)  # texts end at the same column; before them stands anything
@@ -84,12 +82,12 @@ class Prefixes:
             row[len(row) - len(columns) :] = columns
         moved = torch.from_numpy(columns_BC).to(device)
         layers = []
-        for layer, written in enumerate(_written(cache)):
-            pools = [torch.cat([x, *(held[layer][kind] for held in at_hand)], dim=2)[0] for kind, x in enumerate(written)]
+        for layer, own in enumerate(written(cache)):
+            pools = [torch.cat([x, *(held[layer][kind] for held in at_hand)], dim=2)[0] for kind, x in enumerate(own)]
             keys, values = (pool.transpose(0, 1)[moved].transpose(1, 2) for pool in pools)
             layers.append((keys, values))
         seen_BC = np.arange(columns_BC.shape[1]) >= columns_BC.shape[1] - lengths[:, None]
-        texts_read = cls(_Buffers(layers), torch.from_numpy(seen_BC).to(device), lengths, hidden_TD[moved[:, -1]])
+        texts_read = cls(Buffers(layers), torch.from_numpy(seen_BC).to(device), lengths, hidden_TD[moved[:, -1]])
         return texts_read, hidden_TD, layout
 
     @torch.no_grad()
@@ -151,8 +149,7 @@ class Prefixes:
         seen = parts[0]._seen_BC.new_zeros(sum(map(len, parts)), width)
         for part, start in zip(parts, np.cumsum([0, *map(len, parts)]), strict=False):
             seen[start : start + len(part), width - part.width :] = part._seen_BC
-        layers = zip(*(part._buffers.cut(part.width).layers for part in parts), strict=True)
-        joined = _Buffers([(_ending_at(width, [k for k, _ in layer]), _ending_at(width, [v for _, v in layer])) for layer in layers], width)
+        joined = Buffers.below_each_other([part._buffers.cut(part.width) for part in parts])
         return cls(joined, seen, np.concatenate([part.lengths for part in parts]), torch.cat([part.last_BD for part in parts]))
 
     def owned(self) -> Self:
@@ -172,84 +169,6 @@ def _forward(
     )
     hidden_BTD: torch.Tensor = output.last_hidden_state
     return hidden_BTD
-
-
-def _ending_at(width: int, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """[B, H, C, D] with different C, below each other. Columns that a part does not have are zero: noise may be NaN, which no mask hides."""
-    _, heads, _, size = parts[0].shape
-    whole = parts[0].new_zeros(sum(map(len, parts)), heads, width + SLACK, size)
-    for part, start in zip(parts, np.cumsum([0, *map(len, parts)]), strict=False):
-        whole[start : start + len(part), :, width - part.shape[2] : width] = part
-    return whole
-
-
-# --- as transformers writes them -------------------------------------------------------------------------------------------------------
-
-
-class _Layer(DynamicLayer):
-    """One layer's keys and values [B, H, C, D], `width` columns of them in use: new ones are written behind those, not concatenated."""
-
-    keys: torch.Tensor
-    values: torch.Tensor
-
-    def __init__(self, keys: torch.Tensor | None = None, values: torch.Tensor | None = None, width: int = 0, slack: int = 0) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        if keys is not None and values is not None:
-            self.keys, self.values, self.is_initialized = keys, values, True
-        self.width, self.slack = width, slack
-
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        start, self.width = self.width, self.width + key_states.shape[2]
-        if not self.is_initialized:
-            self.keys, self.values, self.is_initialized = key_states, value_states, True
-            return key_states, value_states
-        if self.keys.shape[2] < self.width:
-            self.keys, self.values = (_roomier(x, start, self.width + self.slack) for x in (self.keys, self.values))
-        keys, values = self.keys[:, :, : self.width], self.values[:, :, : self.width]
-        keys[:, :, start:], values[:, :, start:] = key_states, value_states
-        return keys, values
-
-    def get_seq_length(self) -> int:
-        return self.width
-
-
-def _roomier(columns: torch.Tensor, used: int, capacity: int) -> torch.Tensor:
-    rows, heads, _, size = columns.shape
-    roomy = columns.new_empty(rows, heads, capacity, size)
-    roomy[:, :, :used] = columns[:, :, :used]
-    return roomy
-
-
-class _Buffers:
-    """Keys and values of all layers. Behind `filled` columns stands nothing that anybody looks at: texts that end there may go on there."""
-
-    def __init__(self, layers: Sequence[tuple[torch.Tensor, torch.Tensor]], filled: int | None = None) -> None:
-        self.layers = layers
-        self.filled = layers[0][0].shape[2] if filled is None else filled
-
-    def cut(self, width: int) -> "_Buffers":
-        """The first columns, with no room behind them."""
-        return self.map(lambda x: x[:, :, :width])
-
-    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "_Buffers":
-        return _Buffers([(change(keys), change(values)) for keys, values in self.layers])
-
-    def behind(self, width: int, slack: int) -> Cache:
-        """What a model is given to write columns behind the first ones."""
-        free = self if self.filled == width else self.cut(width)  # where others went on from here, what they wrote must stay
-        return Cache(layers=[_Layer(keys, values, width, slack) for keys, values in free.layers])
-
-    def after(self, cache: Cache, filled: int) -> "_Buffers":
-        """What the model has written to: these buffers, where they had room."""
-        layers = _written(cache)
-        if layers[0][0] is not self.layers[0][0]:
-            return _Buffers(layers, filled)
-        self.filled = filled
-        return self
-
-
-def _written(cache: Cache) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return [(layer.keys, layer.values) for layer in cast(list[_Layer], cache.layers)]
 
 
 # --- texts that are asked for again ----------------------------------------------------------------------------------------------------
@@ -289,10 +208,12 @@ class PrefixCache:
         held = [self.lookup(stem) if len(stem) else None for stem in stem_of]
         read, hidden_TD, layout = Prefixes._read(model, texts, held)
         for row, (stem, prefix) in enumerate(zip(stem_of, held, strict=True)):
-            if len(stem) and prefix is None:
+            if len(stem) and prefix is None and self.lookup(stem) is None:
                 last = layout.columns[row][len(stem) - 1]
                 one = read.take([row])
-                self.add(stem, Prefixes.of([(k[:, :, : len(stem)], v[:, :, : len(stem)]) for k, v in one.layers], hidden_TD[last : last + 1]))
+                self.add(
+                    stem, Prefixes.of([(k[:, :, : len(stem)], v[:, :, : len(stem)]) for k, v in one.layers], hidden_TD[last : last + 1])
+                )
         return read
 
     def clear(self) -> None:

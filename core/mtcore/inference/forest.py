@@ -75,13 +75,12 @@ def over_held(queries: Sequence[Query], trees: Iterable[Tree], costs: Costs, loo
     held: dict[bytes, tuple[Prefixes, list[int]]] = {}
     for tree in trees:
         stems = {i: queries[i].kept for i in tree.members}
-        found = {i: lookup(stem) if len(stem) else None for i, stem in stems.items()}
+        found = {i: prefix for i, stem in stems.items() if len(stem) and (prefix := lookup(stem)) is not None}
         behind = sum(costs.behind(len(stems[i]), queries[i].cost - len(stems[i])) for i in tree.members)
-        if None in found.values() or behind > costs.tree(tree.shared, tokens_of(tree, queries) - tree.shared):
+        if len(found) < len(stems) or behind > costs.tree(tree.shared, tokens_of(tree, queries) - tree.shared):
             kept.append(tree)
             continue
         for i, prefix in found.items():
-            assert prefix is not None
             held.setdefault(stems[i].tobytes(), (prefix, []))[1].append(i)
     return kept + [Tree(tuple(members), int(prefix.lengths[0]), prefix) for prefix, members in held.values()]
 
@@ -184,7 +183,10 @@ def _lay_out(queries: Sequence[Query], trees: Sequence[Tree], costs: Costs) -> F
 
 
 def _block(tree: Tree, queries: Sequence[Query], costs: Costs) -> AttentionBlock:
-    """Neighbouring suffixes share a group as long as that costs less than another call."""
+    """Neighbouring suffixes share a group as long as that costs less than another call. A short prompt by itself stands in its trie's."""
+    first = queries[tree.members[0]]
+    if len(tree.members) == 1 and not tree.held and costs.is_one_call(tree.shared, first.cost - tree.shared):
+        return AttentionBlock(1, 0, ((first.cost,),), ((first.trie.parents,),))
     width = costs.width(tree.shared)
     groups: list[list[int]] = []
     tries: list[list[tuple[int, ...]]] = []

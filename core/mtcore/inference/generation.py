@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from mtcore.inference.cache import PrefixCache, Prefixes, read
+from mtcore.inference.cache import PrefixCache, Prefixes
 from mtcore.inference.prefill import admit, families
 from mtcore.modeling.head import head
 
@@ -24,12 +24,13 @@ def generate(
     end: int,
     forbidden: Sequence[int],
     batch_tokens: int,
-    stems: Sequence[int] = (),
     held: PrefixCache | None = None,
+    stems: Sequence[int] = (),
 ) -> list[list[int]]:
     """Ids of each prompt's answer up to its end token (not included) or its own limit; `forbidden` ids never come out.
 
-    `batch_tokens` bounds what may stand in the batch at once: its rows times the longest prompt with its answer.
+    `batch_tokens` bounds what may stand in the batch at once: its rows times the longest prompt with its answer. With `held`, the first
+    `stems` tokens of each prompt are not read where they are held, and kept where they are read.
     """
     answers: list[list[int]] = [[] for _ in prompts]
     never = torch.tensor(sorted(set(forbidden) - {end}), dtype=torch.long, device=model.device)
@@ -44,9 +45,10 @@ def generate(
             rows = [rows[row] for row in growing]
             joining = admit(waiting, reach, rows, batch_tokens)
             if joining:
-                parts.append(read(model, [prompts[i] for i in joining], [stems[i] for i in joining] if stems else (), held))
+                new = [prompts[i] for i in joining]
+                parts.append(held.read(model, new, [stems[i] for i in joining]) if held else Prefixes.read(model, new))
                 rows += joining
-            parts, growing = [Prefixes.join(parts)], list(range(len(rows)))
+            parts, growing = [Prefixes.join(parts) if len(parts) > 1 else parts[0]], list(range(len(rows)))
         (texts,) = parts
         logits_BV = head(model, texts.last_BD).float()
         logits_BV[:, never] = -torch.inf

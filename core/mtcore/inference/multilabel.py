@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from mtcore.data.packing import ancestry
 from mtcore.data.text import Ids, TextEncoder
-from mtcore.inference.cache import Prefixes
+from mtcore.inference.cache import PrefixCache, Prefixes
 from mtcore.inference.prefill import admit, families
 from mtcore.inference.scoring import edge_log_probabilities, softmax
 from mtcore.inference.trie import LabelTrie, next_labels
@@ -39,14 +39,25 @@ class Grammar:
 
 
 @torch.no_grad()
-def choose_labels(model: PreTrainedModel, prompts: Sequence[Ids], grammars: Sequence[Grammar], batch_tokens: int) -> list[dict[str, float]]:
-    """Of each prompt the labels chosen, with the probability of each among what could stand in its place; none of them is the word for none."""
+def choose_labels(
+    model: PreTrainedModel,
+    prompts: Sequence[Ids],
+    grammars: Sequence[Grammar],
+    batch_tokens: int,
+    held: PrefixCache | None = None,
+    stems: Sequence[int] = (),
+) -> list[dict[str, float]]:
+    """Of each prompt the labels chosen, with the probability of each among what could stand in its place; none of them is the word for none.
+
+    With `held`, the first `stems` tokens of each prompt are not read where they are held, and kept where they are read.
+    """
     reach = [len(p) + g.room + len(g.after("").tokens_M) for p, g in zip(prompts, grammars, strict=True)]
     waiting = deque(i for family in families(prompts) for i in family)
     chosen: list[dict[str, float]] = [{} for _ in prompts]
     while waiting:
         rows = admit(waiting, reach, [], batch_tokens)
-        texts = Prefixes.read(model, [prompts[i] for i in rows])
+        new = [prompts[i] for i in rows]
+        texts = held.read(model, new, [stems[i] for i in rows]) if held else Prefixes.read(model, new)
         last = dict.fromkeys(rows, "")
         added: dict[int, list[int]] = {i: [] for i in rows}
         while rows:

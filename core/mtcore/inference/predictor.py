@@ -142,15 +142,18 @@ class TextPredictor(Predictor):
     def _several(self, asked: Sequence["_Asked"]) -> Iterator[tuple["_Asked", "_Answered"]]:
         mine = [a for a in asked if self._tasks[a.task].spec.output == "multi-label"]
         grammars = [self._grammars[a.task] for a in mine]
-        chosen = choose_labels(self._model, [a.encoded.prompt for a in mine], grammars, self._batch_tokens)
+        prompts, stems = [a.encoded.prompt for a in mine], [self._stem(a) for a in mine]
+        chosen = choose_labels(self._model, prompts, grammars, self._batch_tokens, self._texts, stems)
         for a, labels in zip(mine, chosen, strict=True):
             yield a, (tuple(labels), labels)
 
     def _free(self, asked: Sequence["_Asked"]) -> Iterator[tuple["_Asked", "_Answered"]]:
         mine = [a for a in asked if self._tasks[a.task].spec.output == "generation"]
         limits = [self._tasks[a.task].spec.max_answer_tokens for a in mine]
-        prompts, forbidden = [a.encoded.prompt for a in mine], sorted(self._encoder.control_ids)
-        for a, new in zip(mine, generate(self._model, prompts, limits, self._encoder.eos_id, forbidden, self._batch_tokens), strict=True):
+        prompts, stems = [a.encoded.prompt for a in mine], [self._stem(a) for a in mine]
+        end, forbidden = self._encoder.eos_id, sorted(self._encoder.control_ids)
+        ids = generate(self._model, prompts, limits, end, forbidden, self._batch_tokens, self._texts, stems)
+        for a, new in zip(mine, ids, strict=True):
             yield a, ((self._encoder.decode(new).strip(),), None)
 
     def _stem(self, asked: "_Asked") -> int:

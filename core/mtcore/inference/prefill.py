@@ -27,10 +27,9 @@ class Layout:
     """Of every beginning at hand, in the order in which they stand, a text that begins with it."""
 
 
-def lay_out(texts: Sequence[Ids], held: Sequence[int] | None = None) -> Layout:
-    """Texts of one family stand in one tree. Of each, so many leading ids are at hand (0 where it is not given) and are not laid out."""
-    trees = _trees(texts) if held is None else _over_held(texts, held)
-    shaped = [(_block(tree, texts), tree) for tree in trees]
+def lay_out(texts: Sequence[Ids], held: Sequence[int]) -> Layout:
+    """Texts of one family stand in one tree. Of each text, so many leading ids are at hand and are not laid out."""
+    shaped = [(_block(tree, texts), tree) for tree in _over_held(texts, held)]
     shaped.sort(key=lambda pair: (-pair[0].tokens, pair[0].document, pair[0].groups))
     ids: list[Ids] = []
     positions: list[Ints] = []

@@ -94,7 +94,7 @@ def runs(blocks: Sequence[AttentionBlock], device: torch.device) -> Runs:
             if block.is_held:
                 document += held - start
                 held += block.document
-            else:
+            elif block.document:
                 queries.append(block.document)
                 keys.append(block.document)
                 rows.append(document)
@@ -160,20 +160,21 @@ def by_slices(
     held = iter(blocks.held)
     outputs: list[torch.Tensor] = []
     for block, masks, *rows in zip(blocks.blocks, blocks.masks, *cut, strict=True):
-        parts = [*([] if block.is_held else [block.document]), *(sum(group) for group in block.groups)]
+        parts = [*([] if block.is_held or not block.document else [block.document]), *(sum(group) for group in block.groups)]
         # [B, H, n, D] of the document, where it stands here, and of every group
         queries, keys, values = ([*(p.transpose(1, 2) for p in r.unflatten(0, (block.count, block.tokens)).split(parts, 1))] for r in rows)
         attended = []
+        document: tuple[torch.Tensor, ...] = ()
         if block.is_held:
             document = tuple(x.to(query_HTD.dtype) for x in next(held)[layer])
-        else:
+        elif block.document:
             document = keys.pop(0), values.pop(0)
             attended.append(_sdpa(queries.pop(0), document[0], document[1], None, scale, dropout))
         for query, key, value, mask in zip(queries, keys, values, masks, strict=True):
-            seen = [torch.cat(pair, dim=2) for pair in zip(document, (key, value), strict=True)]
+            seen = [torch.cat(pair, dim=2) for pair in zip(document, (key, value), strict=True)] if document else [key, value]
             attended.append(_sdpa(query, seen[0], seen[1], mask, scale, dropout))
         outputs.append((torch.cat(attended, dim=2) if len(attended) > 1 else attended[0]).transpose(1, 2).flatten(0, 1))
-    return torch.cat(outputs)
+    return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
 
 def _sdpa(

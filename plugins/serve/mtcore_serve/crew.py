@@ -209,6 +209,7 @@ class Crew:
                 if time.monotonic() - child.heard > patience and not self._is_ending:
                     log.error("worker %d has not answered for %g s and is ended", child.process.pid, patience)
                     child.process.kill()
+                    return
 
     async def _catch_up(self, child: Child) -> None:
         """Have a worker that just began to serve prepare what the others have prepared; one that cannot is replaced when they switch."""

@@ -2,7 +2,7 @@
 
 import math
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
@@ -61,8 +61,7 @@ def error_response(status: int, code: str, message: str, headers: dict[str, str]
 
 async def on_refused(_: Request, error: Exception) -> Response:
     """For FastAPI: what our routes refuse."""
-    assert isinstance(error, Refused)
-    return refusal(error)
+    return refusal(cast(Refused, error))
 
 
 async def on_invalid(_: Request, __: Exception) -> Response:
@@ -72,6 +71,6 @@ async def on_invalid(_: Request, __: Exception) -> Response:
 
 async def on_http_error(_: Request, error: Exception) -> Response:
     """For FastAPI: what its router refuses, without the text that it would quote."""
-    assert isinstance(error, HTTPException)
-    status = HTTPStatus(error.status_code)
-    return error_response(status, status.name.lower(), status.phrase, dict(error.headers or {}))
+    found = cast(HTTPException, error)
+    status = HTTPStatus(found.status_code)
+    return error_response(status, status.name.lower(), status.phrase, dict(found.headers or {}))

@@ -4,13 +4,14 @@ import ipaddress
 import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mtcore.doctor.machine import cpu_quota
 from mtcore.errors import ConfigError, RunError
-from mtcore_serve.control import private_folder
+from mtcore_serve.control import SOCKET, is_alive, private_folder
 
 KEYS = "MTCORE_SERVE_KEYS"
 SHORTEST = 16
@@ -68,11 +69,11 @@ def default_threads(workers: int) -> int:
 def own_folder() -> Iterator[Path]:
     """A folder of this process among this user's servers, gone when it ends; those of processes that were killed are cleared away."""
     servers = private_folder()
-    for old in servers.iterdir():
-        if old.name == str(os.getpid()) or not Path("/proc", old.name).exists():
+    for old in servers.glob("[0-9]*-*"):
+        # a process of another container may not be seen from here, but its socket answers
+        if not Path("/proc", old.name.partition("-")[0]).exists() and not is_alive(old / SOCKET):
             shutil.rmtree(old, ignore_errors=True)
-    folder = servers / str(os.getpid())
-    folder.mkdir(mode=0o700)
+    folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=servers))
     try:
         yield folder
     finally:

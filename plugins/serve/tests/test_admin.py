@@ -3,6 +3,8 @@
 import asyncio
 import os
 import socket
+import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from mtcore_serve.admin import create_admin
 from mtcore_serve.control import SOCKET, Unreachable, ask, find_server, listen_privately, private_folder
 from mtcore_serve.fleet import Source
 from mtcore_serve.listener import Listener
+from mtcore_serve.starting import own_folder
 
 from mtcore.errors import ModelError, RunError
 
@@ -44,10 +47,11 @@ class Writes:
 
 
 @pytest.fixture
-def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The private folder of a user who runs nothing."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    return private_folder()
+def servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The private folder of a user who runs nothing; its path is short, as those of sockets must be."""
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        yield private_folder()
 
 
 def test_what_is_asked_over_the_socket_is_done_and_what_is_refused_is_told(servers: Path) -> None:
@@ -119,3 +123,14 @@ def test_a_socket_is_put_in_the_place_of_a_dead_one_and_of_nothing_else(servers:
     with pytest.raises(RunError, match="cannot be listened on"):
         listen_privately(servers / "nowhere" / "x.sock")
     assert os.umask(0o022) == 0o022
+
+
+def test_what_killed_servers_left_is_cleared_away_and_what_others_need_is_not(servers: Path) -> None:
+    for name in ("999999999-dead", "999999998-elsewhere", f"{os.getpid()}-here"):
+        (servers / name).mkdir()
+    with listen_privately(servers / "999999998-elsewhere" / SOCKET) as elsewhere:
+        elsewhere.listen()
+        with own_folder() as mine:
+            assert stat.S_IMODE(mine.stat().st_mode) == 0o700
+            assert {path.name for path in servers.iterdir()} == {"999999998-elsewhere", f"{os.getpid()}-here", mine.name}
+    assert not mine.exists()

@@ -119,5 +119,5 @@ def test_a_client_that_leaves_before_its_answer_frees_its_place():
     request = Request({"type": "http", KEY: Record("1")}, leave)
     asked = Asked(Ask({"text": "hello"}, ("t/a",)))
     with pytest.raises(Gone):
-        asyncio.run(answers(request, Slow(), [asked]))
+        asyncio.run(asyncio.wait_for(answers(request, Slow(), [asked]), 5))
     assert withdrawn == [asked.ask]

@@ -22,6 +22,7 @@ class Tasks(litserve.LitAPI):
 
         torch.set_num_threads(1)
         self.predictor = open_bundle(self.folder, load_registry()).predictor
+        self.predictor.warm_up()
 
     def decode_request(self, request):  # type: ignore[no-untyped-def]  # an annotation would be what LitServe reads from the query
         from mtcore.types import Request
