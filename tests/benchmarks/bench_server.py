@@ -32,12 +32,12 @@ LEAST_BOUND, TIMES_UNLOADED = 0.25, 5.0
 """The bound on P99 for a comparison: so many times what the other side takes when nothing else is asked, so that it does not decide against
 it by itself (where requests wait for one that takes always the same, P99 is five times that at about 60 % load), and at least a quarter of a
 second."""
-SHARES = (0.4, 0.5, 0.6, 0.7, 0.775, 0.85, 0.925, 1.0, 1.1)
+SHARES = (0.4, 0.55, 0.7, 0.8, 0.9, 1.0, 1.1)
 FEWER_SHARES = (0.45, 0.6, 0.75, 0.875, 1.0)
 """Rates that are tried, as shares of what the same server answers in a closed loop: by bisection."""
 CONSUMERS, TASKS_EACH, WITHIN = 5, 2, 0.1
 """In the shared mix every conversation is asked by so many consumers, each so many tasks, within so many seconds."""
-LITSERVE = ((4, 0.005), (8, 0.005), (8, 0.02), (16, 0.02))
+LITSERVE = ((4, 0.005), (8, 0.005), (16, 0.01))
 """Largest batch and seconds that LitServe waits for one: the best is taken."""
 COUNTS = (1, 5, 11, 17)
 AGREE = 1e-4
@@ -138,10 +138,13 @@ def moments(rate: float, seconds: float) -> list[float]:
 # --- one server ------------------------------------------------------------------------------------------------------------------------
 
 
-async def unloaded(client: Client, plan: Plan, seconds: float) -> float:
-    """The median latency where one request is asked at a time."""
+async def unloaded(client: Client, plan: Plan, seconds: float, servers: Sequence[Server]) -> tuple[float, float | None]:
+    """Where one request is asked at a time: the median latency, and what the server takes beside its model, as a share of the model's time."""
     calls = [arrival.calls for arrival in plan(200, 10)]
-    return statistics.median(await client.closed_loop(calls, 1, seconds))
+    model = model_seconds(servers)
+    latencies = await client.closed_loop(calls, 1, seconds)
+    beside = None if model is None else sum(latencies) / ((model_seconds(servers) or math.inf) - model) - 1
+    return statistics.median(latencies), beside
 
 
 async def capacity(client: Client, plan: Plan, seconds: float, servers: Sequence[Server], concurrency: int = 16) -> dict[str, float]:
@@ -276,14 +279,15 @@ async def against_peers(effort: Effort, folder: Path) -> dict[str, Any]:
         row: dict[str, Any] = {"differ": differ(expected, got), "mixes": {}}
         for mix, workload in MIXES.items():
             plan = workload(server.port, path, tasks, documents)
-            first, most = await unloaded(client, plan, effort.closed), await capacity(client, plan, effort.closed, [server])
+            first, beside = await unloaded(client, plan, effort.closed, [server])
+            most = await capacity(client, plan, effort.closed, [server])
             if server.name != OURS:
                 bounds[mix][server.name] = max(LEAST_BOUND, TIMES_UNLOADED * first)
             print(f"{server.name}, {mix}: {1000 * first:.1f} ms alone, {most['answers_per_second']:.0f} answers/s closed", flush=True)
             curve = Curve(client, plan, most["answers_per_second"], effort, [server])
             asked = bounds[mix] if server.name == OURS else {server.name: bounds[mix][server.name]}
             best = {peer: await curve.best(bound) for peer, bound in asked.items()}
-            row["mixes"][mix] = {"unloaded": first, "closed": most, "best": best, "points": curve.row()}
+            row["mixes"][mix] = {"unloaded": first, "beside_model": beside, "closed": most, "best": best, "points": curve.row()}
         row["memory"] = memory([server])
         return row
 
@@ -308,7 +312,7 @@ async def against_peers(effort: Effort, folder: Path) -> dict[str, Any]:
         "ratios": {
             mix: {peer: ratio(mine[mix]["best"][peer], systems[peer]["mixes"][mix]["best"][peer]) for peer in bounds[mix]} for mix in MIXES
         },
-        "overhead_alone": mine["new documents"]["unloaded"] / alone["1"]["predict"] - 1,
+        "overhead_alone": mine["new documents"]["beside_model"],
         "overhead_saturated": 1 / mine["new documents"]["closed"]["model_share"] - 1,
     }
 
@@ -372,7 +376,7 @@ async def one_against_many(effort: Effort, folder: Path) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
 
     async def measure(name: str, servers: Sequence[Server], tasks: list[str], plan: Plan, bound: float | None) -> dict[str, Any]:
-        alone = await unloaded(client, plan, effort.closed)
+        alone, _ = await unloaded(client, plan, effort.closed, servers)
         most = await capacity(client, plan, effort.closed, servers, concurrency=8)
         bound = bound or max(LEAST_BOUND, TIMES_UNLOADED * alone)
         print(f"{name}, {len(tasks)} tasks: {alone * 1000:.1f} ms alone, {most['answers_per_second']:.0f} answers/s closed", flush=True)
@@ -425,7 +429,7 @@ async def one_against_many(effort: Effort, folder: Path) -> dict[str, Any]:
         contrast.wait()
         pin([contrast], [SERVER_CORE])
         plan = new_documents(contrast.port, "/v1/predict", names, documents)
-        alone = await unloaded(client, plan, effort.closed)
+        alone, _ = await unloaded(client, plan, effort.closed, [contrast])
         most = await capacity(client, plan, effort.closed, [contrast], concurrency=8)
         rows[-1]["task_first"] = {"unloaded": alone, "closed": most}
         print(f"one server, task-first: {alone * 1000:.1f} ms alone, {most['answers_per_second']:.0f} answers/s closed", flush=True)
@@ -491,7 +495,8 @@ def tables(result: dict[str, Any]) -> str:
         for mix, ratios in peers["ratios"].items():
             lines.append(f"\n{mix}: " + ", ".join(f"{times(value)} × {peer}" for peer, value in ratios.items()))
         lines.append(
-            f"server over model: {peers['overhead_alone']:+.1%} alone, {peers['overhead_saturated']:+.1%} at saturation; "
+            f"beside the model: {peers['overhead_alone']:.1%} of its time alone, {peers['overhead_saturated']:.1%} at saturation; "
+            f"prepare() {1000 * peers['alone']['1']['prepare']:.2f} ms, predict() {1000 * peers['alone']['1']['predict']:.1f} ms by themselves; "
             f"answers differ by {peers['differ']:.1e}\n"
         )
     if many := result.get("one_against_many"):

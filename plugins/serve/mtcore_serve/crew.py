@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from mtcore.errors import ModelError, RunError
 from mtcore_serve.control import ask
 from mtcore_serve.fleet import Source
+from mtcore_serve.listener import turn_away
 from mtcore_serve.metrics import VARIABLE, forget_worker
 from mtcore_serve.server import Settings
 from mtcore_serve.worker import UNUSABLE
@@ -116,10 +117,13 @@ class Crew:
     async def end(self) -> bool:
         """Have all workers drain and end; whether they did without losing a request."""
         self._is_ending = True
-        for listening in self._listening:
-            listening.close()  # the workers have theirs, and the last to close it has emptied its queue
         children = [child for child in self._children if child is not None and child.process.poll() is None]
-        codes = await asyncio.gather(*map(self._stop, children))
+        stopping = [asyncio.create_task(self._stop(child)) for child in children]
+        await asyncio.sleep(self._settings.grace)
+        for listening in self._listening:
+            turn_away(listening)
+            listening.close()  # the workers have theirs, and the last to close it has emptied its queue
+        codes = await asyncio.gather(*stopping)
         return all(code == 0 or child.serving_since is None for child, code in zip(children, codes, strict=True))
 
     async def prepare(self, source: Source, *, may_drop_tasks: bool = False) -> str:
@@ -177,7 +181,7 @@ class Crew:
 
     def _start(self) -> Child:
         name = self._settings.admin.with_suffix(f".{next(self._names)}")
-        settings = replace(self._settings, admin=name, sources=tuple(self._online.values()))
+        settings = replace(self._settings, admin=name, sources=tuple(self._online.values()), shares_socket=True)
         numbers = [listening.fileno() for listening in self._listening]
         folder = self._settings.metrics_folder
         process = subprocess.Popen(

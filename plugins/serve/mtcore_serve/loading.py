@@ -65,6 +65,7 @@ async def _test(engine: Engine, folder: Path, probes: Sequence[Probe], seconds: 
 async def _warm(engine: Engine, folder: Path, limits: Limits) -> None:
     """Measure what tasks cost, and compute batches of growing size up to a full one: the first of a size is slow."""
     seconds, what = limits.hang * PATIENCE, "failed when it was warmed up"
+    await _run(engine, engine.predictor.warm_up, folder, what, seconds)
     engine.pace = await _run(engine, partial(measure, engine.predictor.tasks, engine.predictor.prepare), folder, what, seconds)
     for tokens in (1, limits.batch_tokens // 8, limits.batch_tokens):
         if engine.seconds(tokens) < ENOUGH:

@@ -46,6 +46,8 @@ class Settings:
     grace: float = 0.0
     """Seconds between the signal to end and the end of accepting: in them /ready says no, so that load balancers turn away."""
     log_level: str = "warning"
+    shares_socket: bool = False
+    """Whether other workers listen on the same socket."""
 
 
 def set_logging(level: str) -> None:
@@ -115,7 +117,12 @@ async def serve(
     limits = settings.limits
     worker = Worker(fleet)
     admin = Listener(create_admin(worker), header_seconds=limits.header_seconds, drain_seconds=0)
-    public = Listener(_ReadyUntilLeaving(app, worker), header_seconds=limits.header_seconds, drain_seconds=limits.drain_seconds)
+    public = Listener(
+        _ReadyUntilLeaving(app, worker),
+        header_seconds=limits.header_seconds,
+        drain_seconds=limits.drain_seconds,
+        owns_sockets=not settings.shares_socket,
+    )
     administering = asyncio.create_task(admin.serve([admin_socket]))
     try:
         if not await _loaded(fleet, settings.sources, asked):

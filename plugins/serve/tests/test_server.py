@@ -13,7 +13,7 @@ import uvloop
 from mtcore_serve.connection import HEADER_BYTES
 from mtcore_serve.control import listen_privately
 from mtcore_serve.limits import Limits
-from mtcore_serve.listener import Listener
+from mtcore_serve.listener import Listener, turn_away
 from mtcore_serve.server import Settings, serve
 from starlette.types import Receive, Scope, Send
 
@@ -49,9 +49,8 @@ async def listening(app: App, **bounds: float) -> AsyncIterator[tuple[Listener, 
     try:
         yield listener, bound
     finally:
-        if bound.fileno() != -1:
-            await listener.shutdown([bound])
         serving.cancel()
+        bound.close()
 
 
 async def said(bound: socket.socket, *parts: bytes) -> bytes:
@@ -141,15 +140,25 @@ def test_whoever_is_in_the_queue_when_listening_ends_is_answered() -> None:
         clients = [socket.create_connection(address) for _ in range(20)]
         for client in clients:
             client.sendall(GET)
-        await listener.shutdown([bound])
+        await listener.stop_listening([bound])
         for client in clients:
-            answer = await asyncio.to_thread(client.recv, 1000)
-            assert answer.startswith(b"HTTP/1.1 200 ")
-            assert b"connection: close" in answer
+            assert (await asyncio.to_thread(client.recv, 1000)).startswith(b"HTTP/1.1 200 ")
             client.close()
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(address)
-        assert listener.is_lossless
+
+    with_listener(test)
+
+
+def test_at_the_end_new_connections_are_turned_away_and_those_that_are_there_are_answered() -> None:
+    async def test(listener: Listener, bound: socket.socket, app: App) -> None:
+        with socket.create_connection(bound.getsockname()) as before:
+            if not turn_away(bound):
+                pytest.skip("this system cannot do it")
+            with pytest.raises(TimeoutError):
+                socket.create_connection(bound.getsockname(), timeout=0.05)
+            before.sendall(GET)
+            assert (await asyncio.to_thread(before.recv, 1000)).startswith(b"HTTP/1.1 200 ")
 
     with_listener(test)
 
