@@ -16,6 +16,7 @@ demo: install
 	@echo
 	@echo "The report is runs/demo/report.html: open it in a browser. What to try next:"
 	@echo "  . $(BIN)/activate"
+	@echo "  mtcore serve runs/demo                              # all its tasks online, and a page: http://localhost:8000"
 	@echo "  mtcore show hotel/id --run docs/runs/demo.toml      # rows as the model sees them"
 	@echo "  mtcore new task refunds                             # a task of your own: docs/first-task.md"
 

@@ -15,13 +15,14 @@ import urllib.request
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import uvloop
 from servers.bundles import chat_specs, hotel_specs, make_bundle, parameters, texts
-from servers.load import Arrival, Call, Client, Measured, message
+from servers.load import Call, Client, Measured, message
 from servers.processes import Server, cpu_seconds, free_port, memory, pin, python, start
+from servers.tables import tables
+from servers.workloads import MIXES, Documents, Plan, body, new_documents, separate_servers
 
 RESULT = Path("runs/benchmarks/server.json")
 PEERS_BODY, MANY_BODY = (256, 4), (256, 6)
@@ -35,8 +36,6 @@ second."""
 SHARES = (0.4, 0.55, 0.7, 0.8, 0.9, 1.0, 1.1)
 FEWER_SHARES = (0.45, 0.6, 0.75, 0.875, 1.0)
 """Rates that are tried, as shares of what the same server answers in a closed loop: by bisection."""
-CONSUMERS, TASKS_EACH, WITHIN = 5, 2, 0.1
-"""In the shared mix every conversation is asked by so many consumers, each so many tasks, within so many seconds."""
 LITSERVE = ((4, 0.005), (8, 0.005), (16, 0.01))
 """Largest batch and seconds that LitServe waits for one: the best is taken."""
 COUNTS = (1, 5, 11, 17)
@@ -46,8 +45,6 @@ OURS = "mtcore serve"
 PACKAGES = ("torch", "transformers", "fastapi", "uvicorn", "litserve")
 
 Probabilities = dict[str, dict[str, float]]
-Plan = Callable[[float, float], list[Arrival]]
-"""Arrivals for a rate in answers a second, over so many seconds."""
 
 
 @dataclass(frozen=True)
@@ -62,77 +59,6 @@ class Effort:
     """Points of a bisection."""
     counts: Sequence[int]
     """Tasks, one server against one each."""
-
-
-# --- workloads -------------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Documents:
-    """Texts that are handed out one after the other, so that servers meet each of them once in a long while."""
-
-    texts: list[str]
-    next: int = 0
-
-    def take(self) -> str:
-        self.next += 1
-        return self.texts[self.next % len(self.texts)]
-
-
-def body(text: str, tasks: Sequence[str]) -> bytes:
-    return json.dumps({"documents": [text], "tasks": list(tasks)}, ensure_ascii=False).encode()
-
-
-def new_documents(port: int, path: str, tasks: Sequence[str], documents: Documents) -> Plan:
-    """Every request brings a document of its own and asks all tasks of it."""
-
-    def plan(rate: float, seconds: float) -> list[Arrival]:
-        return [
-            Arrival(at, (Call(port, message(path, body(documents.take(), tasks))),), len(tasks))
-            for at in moments(rate / len(tasks), seconds)
-        ]
-
-    return plan
-
-
-def shared_documents(port: int, path: str, tasks: Sequence[str], documents: Documents) -> Plan:
-    """Several consumers ask different tasks of the same conversation within a short time."""
-    random = Random(7)
-
-    def plan(rate: float, seconds: float) -> list[Arrival]:
-        arrivals = []
-        for at in moments(rate / (CONSUMERS * TASKS_EACH), seconds):
-            text, order = documents.take(), random.sample(list(tasks), len(tasks))
-            for consumer in range(CONSUMERS):
-                asked = order[consumer * TASKS_EACH : (consumer + 1) * TASKS_EACH]
-                call = Call(port, message(path, body(text, asked)))
-                arrivals.append(Arrival(at + random.uniform(0, WITHIN), (call,), TASKS_EACH))
-        return sorted(arrivals, key=lambda arrival: arrival.at)
-
-    return plan
-
-
-MIXES = {"new documents": new_documents, "shared documents": shared_documents}
-
-
-def separate_servers(ports: Sequence[int], path: str, tasks: Sequence[str], documents: Documents) -> Plan:
-    """Every document is asked at as many servers as tasks, at once; it is answered when the last of them has."""
-
-    def plan(rate: float, seconds: float) -> list[Arrival]:
-        arrivals = []
-        for at in moments(rate / len(tasks), seconds):
-            text = documents.take()
-            calls = tuple(Call(port, message(path, body(text, [task]))) for port, task in zip(ports, tasks, strict=True))
-            arrivals.append(Arrival(at, calls, len(tasks)))
-        return arrivals
-
-    return plan
-
-
-def moments(rate: float, seconds: float) -> list[float]:
-    """A Poisson process that is known to have just `rate * seconds` events: they lie anywhere, each by itself."""
-    random = Random(round(rate * 1000))
-    return sorted(random.uniform(0, seconds) for _ in range(max(2, round(rate * seconds))))
 
 
 # --- one server ------------------------------------------------------------------------------------------------------------------------
@@ -408,6 +334,8 @@ async def one_against_many(effort: Effort, folder: Path) -> dict[str, Any]:
         ]
     finally:
         for server in many:
+            server.popen.terminate()
+        for server in many:
             server.stop()
 
     one = ours(everything, folder)
@@ -476,60 +404,6 @@ def main() -> None:
     print(tables(result))
     if (worst := max(part["differ"] for part in result.values())) > AGREE:
         raise SystemExit(f"servers answer differently: by {worst:.1e}")
-
-
-def tables(result: dict[str, Any]) -> str:
-    """The results as Markdown."""
-    lines: list[str] = []
-    if peers := result.get("against_peers"):
-        lines += [
-            "| | mix | alone | closed loop, answers/s | most answers/s within P99 | core-seconds a 1,000 | memory |",
-            "|---" * 7 + "|",
-        ]
-        for name, system in peers["systems"].items():
-            for mix, row in system["mixes"].items():
-                best = "; ".join(f"{rate(b)} in {1000 * peers['bounds'][mix][peer]:.0f} ms" for peer, b in row["best"].items())
-                cost = "; ".join(f"{b['core_seconds_per_1000']:.2f}" if b else "–" for b in row["best"].values())
-                closed, mib = row["closed"]["answers_per_second"], system["memory"]["pss"]
-                lines.append(f"| {name} | {mix} | {1000 * row['unloaded']:.1f} ms | {closed:.0f} | {best} | {cost} | {mib:.0f} MiB |")
-        for mix, ratios in peers["ratios"].items():
-            lines.append(f"\n{mix}: " + ", ".join(f"{times(value)} × {peer}" for peer, value in ratios.items()))
-        lines.append(
-            f"beside the model: {peers['overhead_alone']:.1%} of its time alone, {peers['overhead_saturated']:.1%} at saturation; "
-            f"prepare() {1000 * peers['alone']['1']['prepare']:.2f} ms, predict() {1000 * peers['alone']['1']['predict']:.1f} ms by themselves; "
-            f"answers differ by {peers['differ']:.1e}\n"
-        )
-    if many := result.get("one_against_many"):
-        rows = many["rows"]
-        lines += [
-            "| tasks | | PSS (USS) | of it weights | alone | bound | answers/s | core-seconds a 1,000 | GiB-seconds a 1,000 |",
-            "|---" * 9 + "|",
-        ]
-        for row in rows:
-            for side in ("separate", "together"):
-                r, best = row[side], row[side]["best"]
-                pss, uss = r["memory"]["pss"], r["memory"]["uss"]
-                cost = f"{best['core_seconds_per_1000']:.2f} | {pss / 1024 * 1000 / best['offered']:.1f}" if best else "– | –"
-                lines.append(
-                    f"| {row['tasks']} | {side} | {pss:,.0f} MiB ({uss:,.0f}) | {r['weights']:.0f} MiB | {1000 * r['unloaded']:.0f} ms "
-                    f"| {1000 * r['bound']:.0f} ms | {rate(best)} | {cost} |"
-                )
-        for row in rows:
-            lines.append(f"\n{row['tasks']} tasks: {times(row['throughput_ratio'])} × the answers, {row['memory_ratio']:.1f} × less memory")
-        lines.append(f"\nanswers differ by {many['differ']:.1e}")
-        if first := rows[-1].get("task_first"):
-            lines.append(
-                f"\ntask-first: {1000 * first['unloaded']:.0f} ms alone, {first['closed']['answers_per_second']:.0f} answers/s closed"
-            )
-    return "\n".join(lines)
-
-
-def rate(best: dict[str, Any] | None) -> str:
-    return f"{best['offered']:.0f}" if best else "none"
-
-
-def times(value: float | None) -> str:
-    return f"{value:.2f}" if value is not None else "–"
 
 
 if __name__ == "__main__":

@@ -40,7 +40,6 @@ class Measured:
     latencies: list[float] = field(default_factory=list)
     """Of each arrival, from when it was due; NEVER where a call of it was not answered with status 200."""
     statuses: Counter[int] = field(default_factory=Counter)
-    seconds: float = 0.0
     answers: int = 0
     """Answers of tasks that came."""
     generator_cpu: float = 0.0
@@ -127,7 +126,7 @@ class Client:
     async def open_loop(self, arrivals: Sequence[Arrival], lead: float, give_up: float) -> Measured:
         """Send arrivals at their time. Those of the first `lead` seconds warm up and are not counted; a run whose oldest unanswered arrival
         has waited `give_up` seconds sends nothing more, and what it did not send counts as never answered."""
-        measured = Measured(seconds=arrivals[-1].at - lead)
+        measured = Measured()
         loop = asyncio.get_running_loop()
         begun, cpu = loop.time() + 0.05, _cpu()
         waiting: dict[asyncio.Task[None], float] = {}
