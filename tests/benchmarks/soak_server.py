@@ -32,6 +32,10 @@ from mtcore.bundle import put_text, read_bundle
 CLIENTS = 16
 DEADLINE = 2.0
 """Of the server under overload: what it accepts must be answered by then."""
+BATCH = 0.5
+"""Seconds that a batch which is computed when a deadline passes may still take: it is answered all the same."""
+FEW = 0.01
+"""Share of the requests accepted that may find their deadline passed in the queue, since estimates err."""
 FAST = 0.05
 """Seconds in which a refusal must be there."""
 FLAT = 48.0
@@ -201,7 +205,8 @@ async def sigterms(bundle: Path, times: int, *options: str) -> dict[str, Any]:
     tally, codes, seconds = Tally(), Counter[int](), []
     generator = random.Random(1)
     for turn in range(times):
-        async with serving(bundle, *options) as server:
+        # a slow machine must not be taken for a lost request
+        async with serving(bundle, "--set", "deadline=60", *options) as server:
             stop = asyncio.Event()
             # half of the clients make a new connection for every request: those stand in the listening socket's queue
             clients = [asyncio.create_task(load(server, tally, stop, 1000 * turn + n, keeps=n % 2 == 0)) for n in range(CLIENTS)]
@@ -231,7 +236,6 @@ async def swaps(bundle: Path, times: int, *options: str) -> dict[str, Any]:
         for copy in copies:
             put_text(copy, "NAME", copy.name)
         versions = [read_bundle(copy).version for copy in copies]
-        # a slow machine must not be taken for a lost request
         async with serving(copies[0], "--set", "deadline=60", *options) as server:
             tally, stop, switched = Tally(), asyncio.Event(), []
             clients = [asyncio.create_task(load(server, tally, stop, n, keeps=n % 2 == 0, documents=3)) for n in range(CLIENTS // 2)]
@@ -305,16 +309,17 @@ async def overload(bundle: Path, seconds: float) -> dict[str, Any]:
         for caller in idle:
             caller.close()
     accepted = [answer.seconds for answer in tally.answers if answer.status == 200]
-    refused = [answer for answer in tally.answers if answer.status in (429, 503)]
-    late = percentile([answer.seconds for answer in refused], 99)
-    is_told = all("retry-after:" in answer.headers for answer in refused)
+    refused = [answer for answer in tally.answers if answer.status == 429]
+    late = [answer for answer in tally.answers if answer.status == 503]
+    is_told = all("retry-after:" in answer.headers for answer in [*refused, *late])
     growth = max(memory[-len(memory) // 4 :]) - max(memory[len(memory) // 4 : len(memory) // 2])
     is_there = all(state.status == 200 for state in states)
     held = (
         not tally.lost
-        and len(accepted) + len(refused) == sent
-        and percentile(accepted, 99) <= DEADLINE
-        and late <= FAST
+        and len(accepted) + len(refused) + len(late) == sent
+        and len(late) <= FEW * (len(accepted) + len(late))
+        and percentile(accepted, 99) <= DEADLINE + BATCH
+        and percentile([answer.seconds for answer in refused], 99) <= FAST
         and is_told
         and growth < FLAT
         and is_there
@@ -328,11 +333,12 @@ async def overload(bundle: Path, seconds: float) -> dict[str, Any]:
         "sent late by at most, s": round(behind, 3),
         "answered/s": round(len(accepted) / seconds, 1),
         "refused": len(refused),
+        "accepted and late": len(late),
         "statuses": dict(tally.statuses()),
         "lost": len(tally.lost),
         "how": tally.lost[:3],
         "P99 of answers, s": round(percentile(accepted, 99), 3),
-        "against a deadline of, s": DEADLINE,
+        "against the deadline and a batch, s": DEADLINE + BATCH,
         "refusals, ms, P50 P99 max": [round(1000 * percentile([a.seconds for a in refused], p), 1) for p in (50, 99, 100)],
         "Retry-After on all": is_told,
         "health and metrics, ms, P99 max": [round(1000 * percentile([a.seconds for a in states], p), 1) for p in (99, 100)],

@@ -1,6 +1,7 @@
 """The HTTP interface: routes over a fleet."""
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Path
@@ -44,6 +45,7 @@ def create_app(fleet: Fleet, limits: Limits, metrics: Metrics, keys: Sequence[st
     app = FastAPI(
         title="mtcore",
         description=title,
+        version=version("mtcore-serve"),
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,

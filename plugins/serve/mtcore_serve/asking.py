@@ -38,7 +38,7 @@ def asked_of(
         raise TooLarge(f"{called}: at most {limits.documents} documents are taken at once")
     names = list(online)
     if tasks is not None:
-        names = list(dict.fromkeys(known_task(name, online, f"tasks[{i}]") for i, name in enumerate(tasks)))
+        names = list(dict.fromkeys(known_task(name, online, i if len(tasks) > 1 else None) for i, name in enumerate(tasks)))
     fields = {field for one in online.values() for field in one.spec.fields}
     return [
         _ask(f"{called}[{i}]" if len(documents) > 1 else called, document, names, tasks is None, online, fields, limits)
@@ -46,9 +46,10 @@ def asked_of(
     ]
 
 
-def known_task(name: str, online: Mapping[str, Online], called: str = "the task asked for") -> str:
-    """The name itself; raises UnknownTask where nothing online answers to it."""
+def known_task(name: str, online: Mapping[str, Online], number: int | None = None) -> str:
+    """The name itself; raises UnknownTask where nothing online answers to it, with its number where it is one of several."""
     if name not in online:
+        called = "the task asked for" if number is None else f"tasks[{number}]"
         raise UnknownTask(f"{called} is not online{nearest(name[:LOOKED_AT], list(online))} GET /v1/tasks lists those that are.")
     return name
 

@@ -14,13 +14,9 @@ Given = Mapping[str, Prediction | Refused]
 
 
 async def compare(successor: Live, answered: Sequence[tuple[Request, Given]], limits: Limits, metrics: Metrics) -> None:
-    """Ask the successor what it knows of these requests; nobody waits for it, so it may well be dropped."""
+    """Ask the successor what was answered; nobody waits for it, so it may well be dropped."""
     begun = time.monotonic()
-    known = [
-        (Request(request.fields, tuple(task for task in request.tasks if task in successor.tasks)), given) for request, given in answered
-    ]
-    known = [(request, given) for request, given in known if request.tasks]
-    requests = [request for request, _ in known]
+    requests = [request for request, _ in answered]
     try:
         successor.engine.check(requests, limits.deadline)
         found = await asyncio.gather(*successor.engine.submit(requests, begun + limits.deadline))
@@ -28,7 +24,7 @@ async def compare(successor: Live, answered: Sequence[tuple[Request, Given]], li
         metrics.shadow(successor.group, "dropped")
         return
     metrics.answered(successor.group, "shadow", time.monotonic() - begun)
-    for (_, given), answers in zip(known, found, strict=True):
+    for (_, given), answers in zip(answered, found, strict=True):
         for task, answer in answers.by_task.items():
             metrics.shadow(successor.group, _agreement(given[task], answer))
 

@@ -17,6 +17,7 @@ REASONS = {
     408: "The body did not arrive in time.",
     413: "More bytes, documents, characters or tokens than are taken at once.",
     415: "The body is not JSON in UTF-8.",
+    421: "Asked by a name that is neither localhost nor an address.",
     422: "The body cannot be understood, or the model cannot answer it.",
     429: "The queue is full, or the answer would come too late; Retry-After says when to come again.",
     503: "Not ready, or too late; Retry-After says when to come again.",
@@ -54,12 +55,12 @@ def _document(app: FastAPI, bodies: Sequence[type[BaseModel]], has_keys: bool) -
     document["components"]["schemas"] |= definitions["$defs"]
     if has_keys:
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        unauthorised = {
-            "description": REASONS[401],
-            "content": {"application/json": {"schema": {"$ref": REFERENCE.format(model="ErrorBody")}}},
-        }
-        for path, operations in document["paths"].items():
-            for operation in operations.values() if path not in WITHOUT_KEY else ():
+    status = 401 if has_keys else 421
+    schema = {"$ref": REFERENCE.format(model="ErrorBody")}
+    guarded = {str(status): {"description": REASONS[status], "content": {"application/json": {"schema": schema}}}}
+    for path, operations in document["paths"].items():
+        for operation in operations.values() if not has_keys or path not in WITHOUT_KEY else ():
+            operation["responses"] |= guarded
+            if has_keys:
                 operation["security"] = [{"key": []}]
-                operation["responses"]["401"] = unauthorised
     return document

@@ -84,9 +84,9 @@ class Engine:
 
     @property
     def backlog(self) -> float:
-        """Seconds that what waits and what is computed will take."""
-        begun, expected = self._computing or (0.0, 0.0)
-        return self.seconds(self._queue.tokens) + max(0.0, begun + expected - time.monotonic() if self._computing else 0.0)
+        """Seconds that what waits and what is computed will take; a batch that is overdue, as long as it has been so."""
+        begun, expected = self._computing or (time.monotonic(), 0.0)
+        return self.seconds(self._queue.tokens) + abs(begun + expected - time.monotonic())
 
     def seconds(self, tokens: int) -> float:
         """How long the model computes so many tokens, by what was measured."""
@@ -97,13 +97,7 @@ class Engine:
     def parts(self, request: Request) -> list[Request]:
         """A request as requests for some of its tasks each, which should fit into a batch: many tasks of a long text must neither make all
         others wait nor look like a model that hangs."""
-        parts: list[list[str]] = [[]]
-        for task in request.tasks:
-            wider = Request(request.fields, (*parts[-1], task))
-            if parts[-1] and self.pace.estimate(wider) > self._limits.batch_tokens:
-                parts.append([])
-            parts[-1].append(task)
-        return [Request(request.fields, tuple(tasks)) for tasks in parts]
+        return self.pace.parts(request, self._budget)
 
     def check(self, requests: Sequence[Request], timeout: float) -> None:
         """Refuse what cannot be answered in time, before any work is spent on it.
@@ -150,8 +144,7 @@ class Engine:
     def retire(self) -> None:
         """Take nothing more, and close once all that was accepted is answered."""
         self._is_retiring = True
-        if not self._open:
-            self.close()
+        self._close_if_done()
 
     def close(self) -> None:
         """Let go of threads; what is not answered is refused. A thread that computes ends when it is done."""
@@ -165,6 +158,11 @@ class Engine:
             task.cancel()
         self._model.end()
         self._tell()
+
+    def _close_if_done(self) -> None:
+        # what is computed is waited for even if nobody wants it any more: the next model must not compute beside it
+        if self._is_retiring and not self._open and self._computing is None:
+            self.close()
 
     # --- the way of a request -----------------------------------------------------------------------------------------------------
 
@@ -187,13 +185,13 @@ class Engine:
 
         def leave(_: asyncio.Future[Answers]) -> None:
             timer.cancel()
-            self._queue.remove(one)
+            if self._queue.remove(one):
+                self._tell()
             if self._queue.alike(key) is None:
                 self._unencoded.pop(key, None)
             self._open.discard(ticket)
             self._characters -= size
-            if self._is_retiring and not self._open:
-                self.close()
+            self._close_if_done()
 
         ticket.future.add_done_callback(leave)
         return ticket.future
@@ -201,6 +199,7 @@ class Engine:
     def _expire(self, one: Waiting[Ticket]) -> None:
         if self._queue.remove(one):  # else it is being computed, and will be answered
             one.item.settle(_late())
+            self._tell()
 
     def _feed(self) -> None:
         """Hand what is not encoded to the encoders that have nothing to do."""
@@ -240,14 +239,15 @@ class Engine:
                 batch = self._queue.take(time.monotonic(), self._budget)
                 for one in batch.late:
                     one.item.settle(_late())
+                self._tell()
                 if batch.chosen:
                     alike = [Alike([one.item for one in group], lambda: self.is_healthy) for group in batch.chosen]
                     await self._compute(alike, batch.tokens)
+            self._close_if_done()
             if self._queue.has_ready:
                 self._wake.set()
 
     async def _compute(self, batch: Sequence[Alike], tokens: int) -> None:
-        self._tell()
         begun = time.monotonic()
         self._computing = begun, self.seconds(tokens)
         is_whole = await self._model.predict(batch)

@@ -260,21 +260,21 @@ class Fleet:
         """Which bundle answers what of which document. One request sees one bundle of a group, whatever is switched meanwhile."""
         if not self.is_ready:
             raise NotReady("nothing is taken here now: bundles are being loaded, drained or replaced; ask again")
-        chosen: dict[str, Live] = {}
-        shares: dict[Live, list[_Part]] = {}
+        wanted: dict[str, dict[int, list[str]]] = {}
+        """Tasks by group and document."""
         for number, ask in enumerate(asked):
-            tasks: dict[Live, list[str]] = {}
             for task in dict.fromkeys(ask.tasks):
                 if task not in self._tasks:
                     raise UnknownTask(f"a task is asked for that nothing here answers; online: {', '.join(self._tasks)}")
-                name = self._tasks[task].group
-                if name not in chosen:
-                    chosen[name] = self._groups[name].choose()
-                live = chosen[name] if task in chosen[name].tasks else self._groups[name].live
-                tasks.setdefault(live, []).append(task)
-            for live, mine in tasks.items():
-                parts = live.engine.parts(Request(ask.fields, tuple(mine)))
-                shares.setdefault(live, []).extend(_Part(number, part) for part in parts)
+                wanted.setdefault(self._tasks[task].group, {}).setdefault(number, []).append(task)
+        shares: dict[Live, list[_Part]] = {}
+        for name, documents in wanted.items():
+            live = self._groups[name].choose(list({task: None for tasks in documents.values() for task in tasks}))
+            shares[live] = [
+                _Part(number, part)
+                for number, tasks in documents.items()
+                for part in live.engine.parts(Request(asked[number].fields, tuple(tasks)))
+            ]
         return shares
 
     def _count(self, shares: Iterable[Live], found: Iterable[_Found], seconds: float) -> None:
@@ -297,7 +297,13 @@ class Fleet:
             if self._device.is_busy:
                 self._metrics.shadow(live.group, "dropped")
                 continue
-            answered = [(part.request, found[part.number].answers) for part in parts]
+            answered = [
+                (Request(part.request.fields, tasks), found[part.number].answers)
+                for part in parts
+                if (tasks := group.common(part.request.tasks))
+            ]
+            if not answered:
+                continue
             task = asyncio.get_running_loop().create_task(compare(group.successor, answered, self._limits, self._metrics))
             self._shadows.add(task)
             task.add_done_callback(self._shadows.discard)
@@ -308,6 +314,9 @@ class Fleet:
         engine, tasks = await open_engine(
             source.group, source.folder, self._registry, limits=self._limits, metrics=self._metrics, device=self._device
         )
+        if self._is_draining:  # nobody would close it any more
+            engine.close()
+            raise Conflict(f"{source.folder} is not put online: this server is about to end")
         # what is loaded stays: looking through it for garbage again and again would stop all requests for a tenth of a second
         gc.collect()
         gc.freeze()

@@ -1,6 +1,6 @@
 """What stands under one name: the bundle that is online, its prepared successor, and the share of requests that the successor sees."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,10 +63,17 @@ class Group:
     canary: Spread = field(default_factory=Spread)
     shadow: Spread = field(default_factory=Spread)
 
-    def choose(self) -> Live:
-        """Who answers the next request."""
+    def choose(self, tasks: Sequence[str]) -> Live:
+        """Who answers the next request, in which these tasks are asked: one bundle all of them."""
         successor = self.successor
-        return successor if successor and successor.engine.is_healthy and self.canary.takes() else self.live
+        if successor is None or not successor.engine.is_healthy or len(self.common(tasks)) < len(tasks):
+            return self.live
+        return successor if self.canary.takes() else self.live
+
+    def common(self, tasks: Sequence[str]) -> tuple[str, ...]:
+        """Those that the successor is asked and answers in the same form as the bundle online, so that it may stand in for it."""
+        new = self.successor.tasks if self.successor else {}
+        return tuple(task for task in tasks if task in new and _form(new[task]) == _form(self.live.tasks[task]))
 
     def require_room(self) -> None:
         """Raise Conflict where there is a successor already."""
@@ -89,6 +96,10 @@ class Group:
             "canary": self.canary.share,
             "shadow": self.shadow.share,
         }
+
+
+def _form(spec: TaskSpec) -> tuple[object, ...]:
+    return spec.fields, spec.output
 
 
 def require_different(lives: Iterable[Live]) -> None:

@@ -3,13 +3,14 @@
 import asyncio
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mtcore_serve.errors import Refused, TooLarge, Unauthorised
+from mtcore_serve.errors import Overloaded, Refused, TooLarge, Unauthorised
 from mtcore_serve.limits import Limits
-from mtcore_serve.refusals import Gone, TooSlow, refusal
+from mtcore_serve.refusals import Gone, Misdirected, TooSlow, refusal
 
 OPEN = {("GET", "/health"), ("GET", "/ready"), ("GET", "/"), ("POST", "/")}
 """Without a key here. The page asks for it in its form, and answers nothing without."""
@@ -32,6 +33,30 @@ class Keys:
         return not matches or any(matches)
 
 
+class Room:
+    """The memory that bodies may take together, each until its request is answered."""
+
+    def __init__(self, size: int) -> None:
+        self._free = size
+
+    @contextmanager
+    def body(self) -> Iterator[Callable[[int], None]]:
+        """Gives what takes room for so many bytes more, or raises Overloaded; all is free again at the end."""
+        taken = 0
+
+        def take(size: int) -> None:
+            nonlocal taken
+            if size > self._free:
+                raise Overloaded("the bodies of other requests fill the memory that there is for them; ask again later", 1.0)
+            self._free -= size
+            taken += size
+
+        try:
+            yield take
+        finally:
+            self._free += taken
+
+
 class Guard:
     """ASGI middleware. A body is read whole before the app is called, and no byte further than the bound."""
 
@@ -39,6 +64,8 @@ class Guard:
         self._app = app
         self._limits = limits
         self._keys = keys
+        size = max(limits.bodies_bytes, limits.body_bytes)
+        self._rooms = {is_known: Room(size) for is_known in (True, False)}  # apart: who has no key cannot crowd out who has one
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -46,16 +73,21 @@ class Guard:
             return
         try:
             headers = dict(scope["headers"])
-            if (scope["method"], scope["path"]) not in OPEN and not self._keys.admit(_bearer(headers)):
+            if not self._keys and _is_led_here(scope, headers):
+                raise Misdirected(
+                    "a server without keys is asked as localhost or by its address, not by another name; --key-file gives it keys"
+                )
+            is_known = self._keys.admit(_bearer(headers))
+            if not is_known and (scope["method"], scope["path"]) not in OPEN:
                 raise Unauthorised("send a key of this server as Authorization: Bearer KEY")
-            if scope["method"] == "POST":
-                receive = _replay(await self._body(headers, receive), receive)
+            with self._rooms[is_known].body() as take:
+                if scope["method"] == "POST":
+                    receive = _replay(await self._body(headers, receive, take), receive)
+                await self._app(scope, receive, send)
         except Refused as error:
             await refusal(error)(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
 
-    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+    async def _body(self, headers: dict[bytes, bytes], receive: Receive, take: Callable[[int], None]) -> bytes:
         most = self._limits.body_bytes
         too_large = TooLarge(f"a body has at most {most} bytes")
         length = headers.get(b"content-length", b"")
@@ -68,9 +100,11 @@ class Guard:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise Gone("the client left before its body was there")
-                    body += message.get("body", b"")
-                    if len(body) > most:
+                    piece = message.get("body", b"")
+                    if len(body) + len(piece) > most:
                         raise too_large
+                    take(len(piece))
+                    body += piece
                     if not message.get("more_body", False):
                         return bytes(body)
         except TimeoutError:
@@ -84,6 +118,14 @@ def _digest(key: bytes) -> bytes:
 def _bearer(headers: dict[bytes, bytes]) -> bytes:
     scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
     return key.strip() if scheme.lower() == b"bearer" else b""
+
+
+def _is_led_here(scope: Scope, headers: dict[bytes, bytes]) -> bool:
+    """Whether a browser came to loopback by a public name: a site can point its own name here, and its pages may then read what is answered."""
+    name = headers.get(b"host", b"").lower().partition(b":")[0].rstrip(b".")  # of an IPv6 address a bracket is left
+    is_public = b"." in name and not name.endswith(b".localhost") and not name.replace(b".", b"").isdigit()
+    server = (scope.get("server") or ("", None))[0]
+    return is_public and (server.startswith("127.") or server in ("::1", "localhost"))
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

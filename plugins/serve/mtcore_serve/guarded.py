@@ -167,8 +167,11 @@ def _checked(found: object) -> Prediction | Refused:
     """A prediction, or why there is none. A reason of the model's may quote the text, so it is not passed on."""
     if not isinstance(found, Prediction):
         return Unanswerable("the model has no answer to this task")
-    if not all(math.isfinite(p) for p in (found.probabilities or {}).values()):
-        return Unanswerable("the model's probabilities are no numbers")
+    numbers: list[object] = list((found.probabilities or {}).values())
+    if isinstance(found.answer, float):
+        numbers.append(found.answer)
+    if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):  # JSON has no others
+        return Unanswerable("the model's numbers are none")
     return found
 
 

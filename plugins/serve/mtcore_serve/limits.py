@@ -10,6 +10,8 @@ class Limits(Frozen):
 
     body_bytes: int = Field(default=1 << 20, gt=0)
     """Of a request's body; read no further."""
+    bodies_bytes: int = Field(default=1 << 26, gt=0)
+    """Of the bodies of all requests under way: what they take of memory. Clients that have shown no key have as much of their own."""
     documents: int = Field(default=64, gt=0)
     """Of one request."""
     text_characters: int = Field(default=100_000, gt=0)

@@ -34,8 +34,10 @@ async def open_engine(
 ) -> tuple[Engine, Mapping[str, TaskSpec]]:
     """Load a bundle beside whatever is online. Raises ModelError where it cannot be served or answers otherwise than when it was published."""
     loader = Thread(f"loader of {group}")
-    outcome = await loader.run(partial(_open, folder, registry))
-    loader.end()
+    try:
+        outcome = await loader.run(partial(_open, folder, registry))
+    finally:
+        loader.end()
     bundle, probes = _value(outcome, folder, "could not be loaded")
     engine = Engine(bundle.predictor, group, bundle.manifest.version, limits=limits, metrics=metrics, device=device)
     try:

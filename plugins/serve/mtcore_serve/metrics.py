@@ -51,7 +51,7 @@ class Metrics:
         )
         self._roles = Histogram(
             "mtcore_answer_seconds",
-            "Seconds from acceptance to answer of a document, by what the version that answered was: online, canary or shadow.",
+            "Seconds from acceptance to answer of a request, by what the version that answered was: online, canary or shadow.",
             ["group", "role"],
             buckets=SECONDS,
             registry=r,
@@ -90,7 +90,7 @@ class Metrics:
             self._truncated.labels(task).inc()
 
     def answered(self, group: str, role: str, seconds: float) -> None:
-        """Time a document's answers, by the role of the version that gave them."""
+        """Time a request's answers, by the role of the version that gave them."""
         self._roles.labels(group, role).observe(seconds)
 
     def queue(self, group: str, requests: int, tokens: int) -> None:

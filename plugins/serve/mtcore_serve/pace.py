@@ -1,6 +1,7 @@
 """What requests will cost before they are encoded, and how long tokens take: measured on the way, so that refusing is cheap."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from mtcore.types import Prepared, Request, TaskSpec
@@ -33,15 +34,11 @@ class Pace:
 
     def estimate(self, request: Request) -> int:
         """Tokens that a request will cost, from its characters."""
-        text = characters(request) * self.tokens_a_character
-        costs = []
-        for task in request.tasks:
-            shape = self.shapes.get(task, Shape(0, None))
-            whole = shape.least + text
-            costs.append((whole if shape.most is None else min(whole, shape.most), shape.least))
-        if self.shares and costs:
-            return int(max(whole - least for whole, least in costs) + sum(least for _, least in costs)) + 1
-        return int(sum(whole for whole, _ in costs)) + 1
+        return int(sum(tokens for _, tokens in self._parts(request, math.inf))) + 1
+
+    def parts(self, request: Request, budget: int) -> list[Request]:
+        """A request as requests for some of its tasks each, none of which should cost more than a budget unless a single task does."""
+        return [Request(request.fields, tuple(tasks)) for tasks, _ in self._parts(request, budget)]
 
     def encoded(self, prepared: Prepared) -> None:
         """Learn from what a request came to cost; from one that was cut there is nothing to learn."""
@@ -59,6 +56,23 @@ class Pace:
         measured = seconds / max(1, tokens)
         weight = RECENT * min(1.0, tokens / budget) if self.seconds_a_token else 1.0
         self.seconds_a_token += weight * (measured - self.seconds_a_token)
+
+    def _parts(self, request: Request, budget: float) -> Iterator[tuple[list[str], float]]:
+        """The tasks of each part and what it costs; in one pass, since a client may ask hundreds of tasks of every document."""
+        text = characters(request) * self.tokens_a_character
+        tasks: list[str] = []
+        tokens = read = 0.0
+        for task in request.tasks:
+            shape = self.shapes.get(task, Shape(0, None))
+            mine = text if shape.most is None else min(text, shape.most - shape.least)
+            if tasks and tokens + shape.least + max(0.0, mine - read) > budget:
+                yield tasks, tokens
+                tasks, tokens, read = [], 0.0, 0.0
+            tasks.append(task)
+            tokens += shape.least + max(0.0, mine - read)
+            if self.shares:
+                read = max(read, mine)
+        yield tasks, tokens
 
 
 def characters(request: Request) -> int:

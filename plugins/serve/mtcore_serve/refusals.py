@@ -19,6 +19,13 @@ class WrongMediaType(BadRequest):
     status = 415
 
 
+class Misdirected(Refused):
+    """The request is for another server, by the name that it was sent to."""
+
+    code = "misdirected"
+    status = 421
+
+
 class TooSlow(Refused):
     """The body did not arrive in time."""
 
@@ -35,6 +42,11 @@ class Gone(Refused):
 
 TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 """How clients of OpenAI's API sort errors; what is not here is an invalid request, or from 500 on the server's."""
+
+HINTS = {
+    404: "there is no such route; GET /openapi.json lists those that are",
+    405: "this route takes other methods: those that the header Allow names",
+}
 
 
 def headers_of(error: Refused) -> dict[str, str]:
@@ -73,4 +85,4 @@ async def on_http_error(_: Request, error: Exception) -> Response:
     """For FastAPI: what its router refuses, without the text that it would quote."""
     found = cast(HTTPException, error)
     status = HTTPStatus(found.status_code)
-    return error_response(status, status.name.lower(), status.phrase, dict(found.headers or {}))
+    return error_response(status, status.name.lower(), HINTS.get(status, status.phrase), dict(found.headers or {}))

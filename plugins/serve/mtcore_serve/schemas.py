@@ -11,10 +11,12 @@ from mtcore_serve.fleet import Online
 from mtcore_serve.refusals import WrongMediaType
 
 Body = TypeVar("Body", bound=BaseModel)
+MOST = 100
+"""Mistakes of a body that are looked at: to list a hundred thousand unknown fields would stall everybody's answers."""
 TaskName = Annotated[str, Field(max_length=256, examples=["hotel/id"])]
 _FIELDS_SCHEMA = WithJsonSchema({"type": "object", "additionalProperties": {"type": "string"}, "minProperties": 1})
 # values are looked at one by one in `asking`, which stops at the first that is no text: pydantic would collect an error for each
-Fields = Annotated[dict[str, Any], Field(min_length=1), _FIELDS_SCHEMA]
+Fields = Annotated[dict[str, Any], _FIELDS_SCHEMA]
 Top = Annotated[int, Field(ge=1, description="So many of the most probable labels; all where it is left out.")]
 Timeout = Annotated[
     float,
@@ -71,7 +73,7 @@ class Answer(BaseModel):
 
     answer: str | float | list[str]
     probabilities: dict[str, float] | None
-    """Of labels, the most probable first; null where an answer was generated."""
+    """Of labels, the most probable first; null where an answer was generated. Where several labels are chosen: of each chosen one."""
     flags: list[str]
     """`truncated`: the text was longer than the model reads and was cut."""
     version: str
@@ -193,11 +195,18 @@ def describe(name: str, online: Online) -> dict[str, Any]:
 
 def _first_problem(error: ValidationError, model: type[BaseModel]) -> str:
     """The first error in words of ours. Of its place only our own names and positions: the rest a client wrote."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    if error.error_count() > MOST:
+        return f"the body holds more than {MOST} mistakes; it takes {', '.join(model.model_fields)}"
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    first = errors[0]
     place = ""
     if first["loc"] and (name := str(first["loc"][0])) in model.model_fields:
         positions = [part for part in first["loc"][1:2] if isinstance(part, int)]
         place = name + "".join(f"[{i}]" for i in positions) + ": "
     elif first["type"] == "extra_forbidden":
         return f"the body holds a field that is not known here; it takes {', '.join(model.model_fields)}"
+    wanted = "Input should be "
+    if first["msg"].startswith(wanted):  # of a union there is one error for each type: either would do
+        others = [e["msg"].removeprefix(wanted) for e in errors if e["loc"][:1] == first["loc"][:1] and e["msg"].startswith(wanted)]
+        return f"{place or 'the body '}should be {' or '.join(dict.fromkeys(others))}"
     return place + first["msg"][:1].lower() + first["msg"][1:]

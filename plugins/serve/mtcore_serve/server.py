@@ -1,6 +1,7 @@
 """One worker process: loads the bundles, answers on a listening socket, drains when it is asked to end."""
 
 import asyncio
+import ctypes
 import logging
 import os
 import resource
@@ -8,6 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +29,8 @@ from mtcore_serve.metrics import Metrics
 from mtcore_serve.refusals import refusal
 
 log = logging.getLogger("mtcore_serve")
+M_ARENA_MAX = -8
+"""As glibc's malloc.h has it."""
 LOOK = 0.5
 """Seconds between two looks at whether the models are still there."""
 
@@ -87,7 +91,10 @@ def work(settings: Settings, listening: Sequence[socket.socket], announce: Calla
     """
     set_logging(settings.log_level)
     _allow_connections()
-    os.environ["OMP_NUM_THREADS"] = str(settings.threads)  # torch looks there when a bundle's method imports it
+    _keep_memory_together()
+    # torch looks at these when a bundle's method imports it. Threads that spin while they wait take the processors from the event loop and from each other
+    os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return uvloop.run(_work(settings, listening, announce))
 
 
@@ -182,6 +189,12 @@ def _allow_connections() -> None:
     """As many open files as this user may have: each connection is one, and the usual bound of 1024 is soon reached."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _keep_memory_together() -> None:
+    """Threads come and go with bundles; with the arenas of its own that glibc gives each, memory grew from swap to swap."""
+    with suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
 
 
 def on_signals(asked: asyncio.Event) -> None:

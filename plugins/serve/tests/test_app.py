@@ -78,6 +78,21 @@ def test_states_and_metrics_are_told(doors, http):
     assert 'route="/ready"' in http.get(doors.open + "/metrics").text
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"documents": [None]}, "documents[0]: should be a valid string or an object"),
+        ({"documents": ["a"], "tasks": "toys/binary"}, "tasks: should be 'all' or a valid array"),
+        ({"documents": [{}]}, "documents has all fields of no task online"),
+        ({"documents": ["a"], "tasks": ["toys/binarx"]}, "the task asked for is not online; did you mean 'toys/binary'"),
+        ({"documents": ["a"], "tasks": ["toys/binary", "nothing"]}, "tasks[1] is not online"),
+        ([], "the body should be an object"),
+    ],
+)
+def test_a_refusal_says_where_and_what_would_do(doors, http, body, words):
+    assert words in http.post(doors.open + "/v1/predict", json=body).json()["error"]["message"]
+
+
 class Troubled:
     """A fleet that takes nothing, and breaks where it is looked at."""
 
@@ -112,8 +127,9 @@ def test_when_to_come_again_is_said_in_whole_seconds():
 def test_a_request_leaves_one_line_without_its_text(doors, http, caplog):
     with caplog.at_level(logging.INFO, "mtcore_serve.access"):
         response = http.post(doors.open + "/v1/tasks/toys/binary:predict", json={"text": "a SECRET"}, headers={"X-Request-Id": "SECRET"})
-    (line,) = (json.loads(record.message) for record in caplog.records if record.name == "mtcore_serve.access")
-    assert line["route"] == "/v1/tasks/{task:path}:predict"
+        http.get(doors.open + "/health")  # the line is written when the answer is gone, but before the next request is read
+    lines = [json.loads(record.message) for record in caplog.records if record.name == "mtcore_serve.access"]
+    (line,) = (line for line in lines if line["route"] == "/v1/tasks/{task:path}:predict")
     assert (line["status"], line["documents"], line["tasks"], line["tokens"]) == (200, 1, 1, 10)
     assert line["request_id"] == response.headers["X-Request-Id"]
     assert "SECRET" not in caplog.text

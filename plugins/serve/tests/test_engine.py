@@ -13,6 +13,7 @@ from mtcore_serve.engine import Engine
 from mtcore_serve.errors import Late, NotReady, Overloaded, Refused, TooLarge, Unanswerable
 from mtcore_serve.limits import Limits
 from mtcore_serve.metrics import Metrics
+from mtcore_serve.pace import Pace, Shape
 from mtcore_serve.tickets import Answers
 
 from mtcore.contracts import Predictor
@@ -69,14 +70,15 @@ class Toy(Predictor):
     def _answer(self, task: str, text: str) -> Prediction | TaskError:
         if "no answer" in text:
             return TaskError(task, f"will not speak of {text}")
-        return Prediction(task, text, {"0": math.nan if "nan" in text else 1.0})
+        numbers: dict[str, Any] = {"nan": math.nan, "null": None}
+        return Prediction(task, math.inf if text == "infinite" else text, {"0": numbers.get(text, 1.0)})
 
 
-def run(story: Callable[[Engine], Coroutine[Any, Any, None]], toy: Toy, limits: Limits = LIMITS) -> None:
+def run(story: Callable[[Engine], Coroutine[Any, Any, None]], toy: Toy, limits: Limits = LIMITS, metrics: Metrics | None = None) -> None:
     """Tell a story of one engine."""
 
     async def told() -> None:
-        engine = Engine(toy, "toys", "v1", limits=limits, metrics=Metrics(), device=Device(limits.batch_tokens))
+        engine = Engine(toy, "toys", "v1", limits=limits, metrics=metrics or Metrics(), device=Device(limits.batch_tokens))
         try:
             await story(engine)
         finally:
@@ -115,9 +117,9 @@ def test_a_request_that_raises_fails_alone_and_nothing_it_said_is_repeated(caplo
     toy = Toy()
 
     async def story(engine: Engine) -> None:
-        texts = ["one", "poison", "two", "no answer", "nan", "unreadable", "lost", "three"]
+        texts = ["one", "poison", "two", "no answer", "nan", "null", "infinite", "unreadable", "lost", "three"]
         found = await asyncio.gather(*ask(engine, *texts))
-        assert [said(answers) for answers in found] == ["one", Unanswerable, "two", *[Unanswerable] * 4, "three"]
+        assert [said(answers) for answers in found] == ["one", Unanswerable, "two", *[Unanswerable] * 6, "three"]
         errors = [str(answers.by_task["t/a"]) for answers in found if isinstance(answers.by_task["t/a"], Refused)]
         assert not any(text in error for text in ("poison", "nan", "unreadable") for error in errors)
         assert engine.is_healthy
@@ -179,8 +181,8 @@ def test_what_is_withdrawn_late_or_refused_is_never_computed():
     async def story(engine: Engine) -> None:
         first = ask(engine, "wait")
         await until(lambda: bool(toy.batches))
-        engine.pace.seconds_a_token = 0.01
         gone, late, stays = ask(engine, "gone") + ask(engine, "late", timeout=0.2) + ask(engine, "stays")
+        engine.pace.seconds_a_token = 0.01
         with pytest.raises(TooLarge):
             ask(engine, "x" * 301)
         with pytest.raises(TooLarge):
@@ -193,11 +195,25 @@ def test_what_is_withdrawn_late_or_refused_is_never_computed():
         gone.cancel()
         with pytest.raises(Late):
             await late
+        assert 'mtcore_queue_requests{group="toys"} 1.0' in metrics.render()[0].decode()
         toy.gate.set()
         await asyncio.gather(*first, stays)
         assert toy.batches == [["wait"], ["stays"]]
         assert not any("x" in text for text in toy.prepared)
         assert engine.outstanding == 0
+
+    run(story, toy := Toy(threading.Event()), LIMITS.model_copy(update={"hang": 5.0}), metrics := Metrics())
+
+
+def test_while_a_batch_is_overdue_nobody_is_left_waiting_who_is_in_more_of_a_hurry():
+    async def story(engine: Engine) -> None:
+        first = ask(engine, "wait")
+        await until(lambda: bool(toy.batches))
+        await asyncio.sleep(0.02)
+        with pytest.raises(Overloaded):
+            ask(engine, "one", timeout=0.02)
+        toy.gate.set()
+        await asyncio.gather(*first)
 
     run(story, toy := Toy(threading.Event()), LIMITS.model_copy(update={"hang": 5.0}))
 
@@ -233,6 +249,26 @@ def test_many_tasks_of_a_long_text_are_asked_in_parts_that_fit():
         assert [part.tasks for part in engine.parts(long)] == [("t/a", "t/b")]
 
     run(story, Toy())
+
+
+def test_parts_keep_to_the_budget_and_however_many_they_are_the_text_is_measured_once():
+    class Measured(dict[str, str]):
+        times = 0
+
+        def values(self) -> Any:
+            self.times += 1
+            return super().values()
+
+    fields = Measured(text="x" * 30)
+    tasks = tuple(f"t/{number}" for number in range(200))
+    for shares, sizes in ((False, [3] * 66 + [2]), (True, [17] * 11 + [13])):
+        pace = Pace({task: Shape(5 if shares else 3, 35) for task in tasks}, shares)
+        fields.times = 0
+        parts = pace.parts(Request(fields, tasks), 116)
+        assert fields.times == 1
+        assert [len(part.tasks) for part in parts] == sizes
+        assert tuple(task for part in parts for task in part.tasks) == tasks
+        assert max(map(pace.estimate, parts)) <= 116
 
 
 def test_when_memory_runs_out_the_batch_is_halved_and_so_are_later_ones():
@@ -271,6 +307,27 @@ def test_models_of_one_process_take_turns():
         await asyncio.gather(*waits)
         for engine in engines:
             engine.close()
+
+    asyncio.run(story())
+
+
+def test_an_engine_that_retires_while_it_computes_what_nobody_wants_keeps_its_turn():
+    async def story() -> None:
+        device, limits, gate = Device(100), LIMITS.model_copy(update={"hang": 5.0}), threading.Event()
+        old, new = (Engine(Toy(gate), "a", name, limits=limits, metrics=Metrics(), device=device) for name in ("old", "new"))
+        (leaving,) = ask(old, "wait")
+        await until(lambda: bool(old.predictor.batches))
+        leaving.cancel()
+        await until(lambda: not old.outstanding)
+        old.retire()
+        (staying,) = ask(new, "one")
+        await until(lambda: bool(new.predictor.prepared))
+        await asyncio.sleep(0.01)
+        assert not new.predictor.batches
+        gate.set()
+        await staying
+        assert device.models == [new]  # the old one is gone
+        new.close()
 
     asyncio.run(story())
 

@@ -3,15 +3,18 @@
 import asyncio
 import gc
 import json
+import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from mtcore_serve.engine import Engine
 from mtcore_serve.errors import Conflict, Late, NotReady, UnknownTask
 from mtcore_serve.fleet import Ask, Fleet, Source
+from mtcore_serve.groups import Group, Live
 from mtcore_serve.limits import Limits
 from mtcore_serve.metrics import Metrics
 
@@ -297,6 +300,49 @@ def test_a_canary_answers_its_share_and_a_shadow_is_compared_unseen(tmp_path):
         await fleet.switch("one")
         assert fleet.status()["groups"]["one"]["canary"] == fleet.status()["groups"]["one"]["shadow"] == 0
         assert list(fleet.tasks) == ["t/a", "t/b", "t/new"]
+
+    run(story)
+
+
+def test_a_response_is_of_one_version_even_where_the_canary_lacks_a_task_or_asks_it_in_another_form(tmp_path):
+    async def story(fleet: Fleet, metrics: Metrics) -> None:
+        await fleet.load([Source("one", bundle(tmp_path / "old"))])
+        old = fleet.tasks["t/a"].version
+        new = await fleet.prepare(Source("one", bundle(tmp_path / "new", "1", ["t/a"])), may_drop_tasks=True)
+        fleet.share("one", canary=1.0, shadow=1.0)
+        assert await ask(fleet, "t/a") == ({"1"}, {new})
+        assert await ask(fleet, "t/a", "t/b") == ({"0"}, {old})
+        answers = await fleet.answer([Ask({"text": "it"}, ("t/a",)), Ask({"text": "it"}, ("t/b",))])
+        assert {version for answered in answers for version in answered.versions.values()} == {old}
+
+    run(story)
+    spec = toy_spec("binary")
+    online, other = (Live("one", tmp_path, {}, cast(Engine, None), tasks) for tasks in ({"t/a": spec, "t/b": spec}, {"t/b": spec}))
+    for change in ({"fields": ("title",), "template": "{title}"}, {"output": "multi-class"}):
+        other.tasks = {"t/a": spec.model_copy(update=change), "t/b": spec}
+        assert Group(online, other).common(("t/a", "t/b")) == ("t/b",)
+
+
+def test_a_successor_that_is_given_up_while_it_is_prepared_leaves_nothing_behind(tmp_path):
+    async def story(fleet: Fleet, _: Metrics) -> None:
+        await fleet.load([Source("one", bundle(tmp_path / "old"))])
+        threads, new = threading.active_count(), Source("one", bundle(tmp_path / "new", "1"))
+        leaving = asyncio.create_task(fleet.prepare(new))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        async with asyncio.timeout(5):
+            while threading.active_count() > threads:
+                await asyncio.sleep(0.001)
+        overtaken = asyncio.create_task(fleet.prepare(new))
+        await asyncio.sleep(0)
+        await fleet.close()
+        with pytest.raises(Conflict, match="about to end"):
+            await overtaken
+        async with asyncio.timeout(5):
+            while any(thread.name.endswith(" of one") for thread in threading.enumerate()):
+                await asyncio.sleep(0.001)
 
     run(story)
 

@@ -45,7 +45,10 @@ def test_the_document_says_that_a_key_is_demanded(doors, http):
     document = http.get(f"{doors.locked}/openapi.json", headers={"Authorization": "Bearer another"}).json()
     assert document["paths"]["/v1/predict"]["post"]["security"] == [{"key": []}]
     assert "security" not in document["paths"]["/health"]["get"]
-    assert "key" not in http.get(f"{doors.open}/openapi.json").json()["components"].get("securitySchemes", {})
+    assert "401" in document["paths"]["/v1/predict"]["post"]["responses"]
+    without = http.get(f"{doors.open}/openapi.json").json()
+    assert "key" not in without["components"].get("securitySchemes", {})
+    assert "421" in without["paths"]["/health"]["get"]["responses"]
 
 
 def test_without_keys_everything_is_admitted():
@@ -85,6 +88,53 @@ def test_a_body_is_read_no_further_than_its_bound():
     assert asyncio.run(guarded(endless(), [(b"content-length", b"11")])) == (413, [], 0)
     whole = iter([{"type": "http.request", "body": b"12345", "more_body": i < 1} for i in range(2)])
     assert asyncio.run(guarded(whole)) == (413, [b"1234512345"], 2)
+
+
+def test_bodies_together_take_no_more_memory_than_their_bound_and_who_has_no_key_takes_it_from_nobody_who_has():
+    async def attempt():
+        entered, leave, statuses = asyncio.Semaphore(0), asyncio.Event(), []
+
+        async def app(scope, receive, send):
+            entered.release()
+            await leave.wait()
+            await refusal(TooLarge("the app was reached"))(scope, receive, send)
+
+        guard = Guard(app, Limits(body_bytes=10, bodies_bytes=15), Keys(["a key"]))
+
+        async def ask(key):
+            async def receive():
+                return {"type": "http.request", "body": b"1234567890"}
+
+            async def send(message):
+                statuses.extend([message["status"]] if "status" in message else [])
+
+            headers = [(b"authorization", b"Bearer " + key)]
+            await guard({"type": "http", "method": "POST", "path": "/", "headers": headers}, receive, send)
+
+        waiting = [asyncio.create_task(ask(key)) for key in (b"", b"a key")]
+        for _ in waiting:
+            await entered.acquire()
+        for key in (b"", b"a key"):
+            await ask(key)
+        leave.set()
+        await asyncio.gather(*waiting)
+        await ask(b"")
+        return statuses
+
+    assert asyncio.run(attempt()) == [429, 429, 413, 413, 413]
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        *[(host, 421) for host in ("evil.example", "EVIL.example.:80", "1.evil.example")],
+        *[(host, 200) for host in ("127.0.0.1:80", "[::1]:80", "localhost", "a.localhost:80", "server")],
+    ],
+)
+def test_a_site_that_points_its_name_to_loopback_reads_nothing(doors, http, host, status):
+    for path in ("/", "/v1/tasks"):
+        assert http.get(doors.open + path, headers={"Host": host}).status_code == status
+    assert http.get(doors.locked, headers={"Host": host}).status_code == 200  # where there are keys, they guard
 
 
 def test_a_client_that_leaves_early_reaches_no_route():

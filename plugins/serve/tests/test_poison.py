@@ -38,6 +38,7 @@ BODIES: dict[str, str | bytes] = {
     "wrong tasks": predict(tasks={SECRET: 1}),
     "unknown field of a document": predict(documents=[{SECRET: "a"}]),
     "unknown field of the body": predict(**{SECRET: 1}),
+    "4k unknown fields of the body": predict(**{f"{SECRET}{i}": i for i in range(4_000)}),
     "wrong type of a field": predict(documents=[{"text": {SECRET: 1}}]),
     "null": "null",
     "a text": json.dumps(SECRET),

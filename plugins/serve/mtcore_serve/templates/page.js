@@ -3,6 +3,12 @@
 const form = document.querySelector("form");
 const showHint = () => { document.querySelector(".hint").hidden = false; };
 showHint();
+const say = (problem) => {
+  const said = document.createElement("p");
+  said.className = "problem";
+  said.textContent = problem;
+  document.getElementById("outcome").replaceChildren(said);
+};
 
 form.addEventListener("submit", async (event) => {
   const button = event.submitter ?? form.querySelector(".primary");
@@ -14,6 +20,10 @@ form.addEventListener("submit", async (event) => {
   if (button.name !== "open") button.textContent = "Asking…";
   try {
     const response = await fetch("/", { method: "POST", body });
+    if (!response.headers.get("Content-Type")?.startsWith("text/html")) {
+      say((await response.json()).error.message);  // refused before it reached the page
+      return;
+    }
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
     const key = form.elements.key?.value;
     if (button.name === "open" && response.ok) {
@@ -28,13 +38,11 @@ form.addEventListener("submit", async (event) => {
     }
     if (key) form.elements.key.value = key;
   } catch {
-    const said = document.createElement("p");
-    said.className = "problem";
-    said.textContent = "The server could not be reached.";
-    document.getElementById("outcome").replaceChildren(said);
+    say("The server could not be reached.");
+  } finally {
+    button.disabled = false;
+    button.textContent = words;
   }
-  button.disabled = false;
-  button.textContent = words;
 });
 
 form.addEventListener("keydown", (event) => {
