@@ -92,7 +92,7 @@ def work(settings: Settings, listening: Sequence[socket.socket], announce: Calla
     set_logging(settings.log_level)
     _allow_connections()
     _keep_memory_together()
-    # torch looks at these when a bundle's method imports it. Threads that spin while they wait take the processors from the event loop and from each other
+    # torch looks at these when a bundle's method imports it; threads that spin while they wait take the processors from the event loop
     os.environ["OMP_NUM_THREADS"] = str(settings.threads)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return uvloop.run(_work(settings, listening, announce))
