@@ -1,17 +1,18 @@
 """One HTTP connection: uvicorn's, with bounds on what headers may weigh and on how long a request may take to arrive; it can be asked to leave."""
 
 import asyncio
-import json
 from typing import Literal, NoReturn
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from mtcore_serve.refusals import error_response
+
 HEADER_BYTES = 32 * 1024
 """Of a request's line and headers together; the parser itself knows no bound."""
 LINGER = 1.0
 """Seconds that a refused client has to read why: closing while it is still sending would be a reset, which may take the answer from it."""
-CODES = {400: "bad_request", 408: "late", 431: "too_large"}
+CODES = {400: "bad_request", 408: "too_slow", 431: "too_large"}
 
 
 class Shared(ServerState):
@@ -79,7 +80,8 @@ class Connection(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._weigh(len(name) + len(value))
-        super().on_header(name, value)
+        if self._stage == "headers":  # a trailer is none of the request's headers
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._stage, self._unparsed = "body", 0
@@ -118,7 +120,7 @@ class Connection(HttpToolsProtocol):
         """Answer in the app's place, listen no more, and close."""
         if self._is_parting or self.transport.is_closing():
             return
-        body = json.dumps({"error": {"code": CODES[status], "message": message}}).encode()
+        body = bytes(error_response(status, CODES[status], message).body)
         head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
         self.transport.write(STATUS_LINE[status] + head + body)
         self._is_parting = True

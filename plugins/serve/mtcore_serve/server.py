@@ -18,6 +18,7 @@ import uvloop
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mtcore.cli.common import load_registry
+from mtcore_serve import access
 from mtcore_serve.admin import create_admin
 from mtcore_serve.app import create_app
 from mtcore_serve.control import listen_privately
@@ -55,8 +56,11 @@ class Settings:
 
 
 def set_logging(level: str) -> None:
-    """Log to stderr; of uvicorn only what went wrong: its comings and goings, and what clients send, are no news."""
+    """Log to stderr; of uvicorn only what went wrong: its comings and goings, and what clients send, are no news. Lines of JSON stay bare."""
     logging.basicConfig(level=level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    bare = logging.StreamHandler()
+    for logger in (access.log, access.failures):
+        logger.handlers, logger.propagate = [bare], False
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
 
 
