@@ -11,6 +11,7 @@ from mtcore.data.packing import AttentionBlock, pack
 from mtcore.data.text import Ids
 from mtcore.inference.cache import Prefixes
 from mtcore.inference.costs import Costs
+from mtcore.inference.prefill import common
 from mtcore.inference.trie import LabelTrie
 
 
@@ -121,14 +122,6 @@ class _Run:
     tokens: int
     cost: float
     trees: tuple[Tree, ...]
-
-
-def common(one: Ids, other: Ids) -> int:
-    """How many leading ids are the same."""
-    shorter = min(len(one), len(other))
-    differ = one[:shorter] != other[:shorter]
-    first = int(differ.argmax()) if shorter else 0
-    return first if shorter and differ[first] else shorter
 
 
 def tokens_of(tree: Tree, queries: Sequence[Query]) -> int:

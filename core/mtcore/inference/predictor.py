@@ -14,9 +14,9 @@ from mtcore.data.text import Encoded, Ids, TextEncoder
 from mtcore.errors import ConfigError, UnknownName
 from mtcore.inference.cache import PrefixCache
 from mtcore.inference.costs import measured, nominal
-from mtcore.inference.forest import common
 from mtcore.inference.generation import generate
 from mtcore.inference.multilabel import Grammar, choose_labels
+from mtcore.inference.prefill import common
 from mtcore.inference.scoring import Query, score_labels, softmax
 from mtcore.inference.trie import LabelTrie, build_trie
 from mtcore.modeling.flops import ModelSize, model_size

@@ -96,7 +96,7 @@ def _trees(texts: Sequence[Ids]) -> Iterator[_Tree]:
     shared = longest = 0
     for index in sorted(range(len(texts)), key=keys.__getitem__):
         longest = max(longest, len(texts[index]))
-        now = min(shared, _common(texts[members[-1]], texts[index])) if members else longest
+        now = min(shared, common(texts[members[-1]], texts[index])) if members else longest
         if 2 * now < longest:
             yield _Tree(members, shared)
             members, now, longest = (), len(texts[index]), len(texts[index])
@@ -116,7 +116,7 @@ def _over_held(texts: Sequence[Ids], held: Sequence[int]) -> Iterator[_Tree]:
         yield _Tree(tuple(members), held[members[0]], is_held=True)
 
 
-def _common(one: Ids, other: Ids) -> int:
+def common(one: Ids, other: Ids) -> int:
     """How many leading ids are the same."""
     shorter = min(len(one), len(other))
     differ = one[:shorter] != other[:shorter]
